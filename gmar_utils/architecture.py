@@ -1,0 +1,115 @@
+"""What a map needs to know of a model's layout: blocks, patch grid, classifier input. One small table, by model type."""
+
+import torch
+from torch import nn
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module itself behind `torch.compile` (a compiled graph hands out no attention gradients)."""
+    return getattr(model, "_orig_mod", model)
+
+
+def model_type(model: nn.Module) -> str:
+    """The `config.model_type` of a transformers model, else "" (timm's and other plain modules)."""
+    return getattr(getattr(model, "config", None), "model_type", "")
+
+
+def patch_grid(model: nn.Module, pixel_values: torch.Tensor, tokens: int, prefix_tokens=None, grid=None):
+    """Prefix tokens P and patch grid (R, C) of `tokens` = P + R·C tokens, from the patch embedding's stride.
+
+    Either can be given; ValueError when they do not fit the number of tokens."""
+    if grid is None:
+        patch = next((m for m in model.modules() if isinstance(m, nn.Conv2d) and m.stride == m.kernel_size), None)
+        if patch is None:
+            raise ValueError(
+                f"{type(model).__name__} has no patch embedding (a Conv2d whose stride is its kernel size), so the "
+                "patch grid is not known. Pass grid=(rows, columns) and prefix_tokens=."
+            )
+        grid = (pixel_values.shape[-2] // patch.stride[0], pixel_values.shape[-1] // patch.stride[1])
+    rows, columns = grid
+    prefix = tokens - rows * columns if prefix_tokens is None else prefix_tokens
+    if prefix < 0 or prefix + rows * columns != tokens:
+        raise ValueError(
+            f"The model attends over {tokens} tokens, but {prefix} prefix tokens and a {rows}×{columns} patch grid make "
+            f"{prefix + rows * columns}. Pass prefix_tokens= and grid=(rows, columns) that fit."
+        )
+    return prefix, (rows, columns)
+
+
+def readout(model: nn.Module, tokens: int, prefix_tokens: int, device=None) -> torch.Tensor:
+    """v₀ (N,): the weight with which the classifier reads each token; sums to 1 (METHODS.md, notation)."""
+    v = torch.zeros(tokens, device=device)
+    pools_patches = (
+        prefix_tokens == 0
+        or model_type(model).startswith("siglip")
+        or (model_type(model) == "beit" and model.config.use_mean_pooling)
+        or getattr(model, "global_pool", "") == "avg"  # timm
+    )
+    if pools_patches:
+        v[prefix_tokens:] = 1 / (tokens - prefix_tokens)
+    elif hasattr(model, "distillation_classifier") or getattr(model, "head_dist", None) is not None:
+        v[:2] = 0.5
+    else:
+        v[0] = 1
+    return v
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The transformer blocks: the list of L modules of one class that hold a LayerNorm, whatever its name."""
+    count = getattr(getattr(model, "config", None), "num_hidden_layers", None) or len(getattr(model, "blocks", ()))
+    for modules in model.modules():
+        alike = isinstance(modules, nn.ModuleList | nn.Sequential) and len({type(m) for m in modules}) == 1
+        if alike and len(modules) == count and any(isinstance(m, nn.LayerNorm) for m in modules[0].modules()):
+            return list(modules)
+    raise ValueError(
+        f"{type(model).__name__} has no list of transformer blocks with a LayerNorm, which LeGrad and Grad-CAM read. "
+        "Use a method that needs attention only, such as gmar."
+    )
+
+
+def first_norm(block: nn.Module) -> nn.LayerNorm:
+    """The LayerNorm in front of the block's attention."""
+    return next(m for m in block.modules() if isinstance(m, nn.LayerNorm))
+
+
+def classify(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """Logits (B, K) when the model's own final norm, pooling and head read a block's output `tokens` (B, N, D)."""
+    kind = model_type(model)
+    if kind in _HEADS:
+        return _HEADS[kind](model, getattr(model, model.base_model_prefix), tokens)
+    if hasattr(model, "forward_head") and hasattr(model, "norm"):  # timm
+        return model.forward_head(model.norm(tokens))
+    raise ValueError(
+        f"How {kind or type(model).__name__} reads its last tokens is not in the table of gmar_utils.architecture "
+        f"(known: {', '.join(_HEADS)}, timm). LeGrad needs it; use a method such as gmar, or add a line there."
+    )
+
+
+def _class_token(model, base, tokens):
+    return model.classifier(base.layernorm(tokens)[:, 0])
+
+
+def _deit(model, base, tokens):
+    if not hasattr(model, "distillation_classifier"):
+        return _class_token(model, base, tokens)
+    x = base.layernorm(tokens)
+    return (model.cls_classifier(x[:, 0]) + model.distillation_classifier(x[:, 1])) / 2
+
+
+def _dinov2(model, base, tokens):
+    x = base.layernorm(tokens)
+    prefix = 1 + getattr(model.config, "num_register_tokens", 0)
+    return model.classifier(torch.cat([x[:, 0], x[:, prefix:].mean(1)], dim=1))
+
+
+def _beit(model, base, tokens):
+    return model.classifier(base.pooler(base.layernorm(tokens)))
+
+
+_HEADS = {
+    "vit": _class_token,
+    "deit": _deit,
+    "dinov2": _dinov2,
+    "dinov2_with_registers": _dinov2,
+    "beit": _beit,
+}

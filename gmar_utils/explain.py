@@ -1,0 +1,162 @@
+"""One door to every map."""
+
+import inspect
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from . import baselines, gradcam, legrad, rollout
+from .architecture import unwrap
+from .capture import trace
+
+
+@dataclass(frozen=True)
+class Method:
+    """A map's name in prose, code and tables; the function behind it; and what that function reads."""
+
+    name: str
+    title: str
+    function: Callable
+    reads: str  # "attention" | "gradients" (both from one shared trace) | "model" | "grid"
+    citation: str | None = None
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        skip = {"trace", "model", "pixel_values", "target", "prefix_tokens", "grid"}
+        return tuple(p for p in inspect.signature(self.function).parameters if p not in skip)
+
+
+METHODS: dict[str, Method] = {
+    m.name: m
+    for m in (
+        Method("grad-cam", "Grad-CAM", gradcam.gradcam, "model", "selvaraju2017gradcam"),
+        Method("rollout", "Attention rollout", rollout.rollout, "attention", "abnar2020quantifying"),
+        Method("gmar", "GMAR", rollout.gmar, "gradients", "jo2025gmar"),
+        Method("legrad", "LeGrad", legrad.legrad, "model", "bousselham2024legrad"),
+        Method("chefer", "Gradient attention rollout", baselines.chefer, "gradients", "chefer2021generic"),
+        Method("attention", "Last-layer attention", baselines.attention, "attention"),
+        Method("random", "Random", baselines.random, "grid"),
+        Method("center", "Centre", baselines.center, "grid"),
+    )
+}
+
+
+def explain(
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    method: str = "gmar",
+    target=None,
+    upsample: bool = True,
+    *,
+    prefix_tokens: int | None = None,
+    grid: tuple[int, int] | None = None,
+    batch_size: int | None = None,
+    **options,
+) -> torch.Tensor:
+    """A map for each image: float32 (B, height, width) in [0, 1], min–max per image; a constant map becomes 0.
+
+    model         transformers or timm-style classifier      pixel_values  (B, channels, height, width)
+    method        a key of METHODS; `options` are that method's own: METHODS[method].options
+    target        None (the predicted class) | int | (B,) class ids
+    upsample      False gives the patch map (B, R, C), min–max too
+    batch_size    images at a time; None splits the batch by itself when it would not fit in memory
+
+    Raises ValueError for an unknown method and TypeError, naming those it takes, for an unknown option.
+
+    >>> maps = explain(vit.model, vit.preprocess(photos), "gmar", norm="l2")  # doctest: +SKIP
+    """
+    maps = explain_many(
+        model, pixel_values, {method: (method, options)}, target, upsample,
+        prefix_tokens=prefix_tokens, grid=grid, batch_size=batch_size,
+    )  # fmt: skip
+    return maps[method]
+
+
+def explain_many(
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    methods: Mapping[str, tuple[str, dict]],
+    target=None,
+    upsample: bool = True,
+    *,
+    prefix_tokens: int | None = None,
+    grid: tuple[int, int] | None = None,
+    batch_size: int | None = None,
+) -> dict[str, torch.Tensor]:
+    """{label: (method, options)} → {label: maps}, as `explain`; one trace serves every map that reads attention."""
+    for method, options in methods.values():
+        _check(method, options)
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    chunk = batch_size or _fitting_batch(model, pixel_values)
+    parts = []
+    for start in range(0, len(pixel_values), chunk):
+        part = slice(start, start + chunk)
+        chosen = target[part] if isinstance(target, torch.Tensor) and target.ndim else target
+        scores = _scores(model, pixel_values[part], methods, chosen, prefix_tokens, grid)
+        parts.append({k: _finish(v, pixel_values.shape[-2:] if upsample else None) for k, v in scores.items()})
+    if not parts:
+        raise ValueError("pixel_values holds no image.")
+    return {label: torch.cat([p[label] for p in parts]) for label in methods}
+
+
+def minmax(maps: torch.Tensor) -> torch.Tensor:
+    """Each map of (B, …) scaled to [0, 1]; a constant map becomes 0."""
+    flat = maps.float().flatten(1)
+    low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
+    return torch.where(high > low, (flat - low) / (high - low).clamp_min(1e-38), 0.0).view_as(maps)
+
+
+def _scores(model, pixel_values, methods, target, prefix_tokens, grid):
+    reads = {METHODS[m].reads for m, _ in methods.values()}
+    layout = {"prefix_tokens": prefix_tokens, "grid": grid}
+    seen = None
+    if reads - {"model"}:
+        needs_gradients = any(METHODS[m].reads == "gradients" and o.get("norm", "") is not None for m, o in methods.values())
+        seen = trace(model, pixel_values, target, **layout, gradients=needs_gradients)
+        target = seen.target
+    scores = {}
+    for label, (name, options) in methods.items():
+        method = METHODS[name]
+        if method.reads == "model":
+            scores[label] = method.function(model, pixel_values, target, **layout, **options)
+        elif method.reads == "grid":
+            scores[label] = method.function(pixel_values, seen.grid, **options)
+        else:
+            scores[label] = method.function(seen, **options)
+    return scores
+
+
+def _finish(maps, size):
+    if size is not None:
+        maps = F.interpolate(maps[:, None].float(), size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
+    return minmax(maps)
+
+
+def _check(method, options):
+    if method not in METHODS:
+        raise ValueError(f"Unknown method {method!r}; there are {', '.join(METHODS)}.")
+    takes = METHODS[method].options
+    for option in options:
+        if option not in takes:
+            raise TypeError(f"{method} takes no option {option!r}; it takes {', '.join(takes) or 'none'}.")
+
+
+def _fitting_batch(model, pixel_values):
+    """Images whose traced activations fit in half of the free memory, from the model's own configuration."""
+    config = getattr(unwrap(model), "config", None)
+    patch = getattr(config, "patch_size", None)
+    if not isinstance(patch, int) or not hasattr(config, "num_attention_heads"):
+        return 8
+    tokens = math.prod(s // patch for s in pixel_values.shape[-2:]) + 8
+    floats = config.num_hidden_layers * (4 * config.num_attention_heads * tokens**2 + 24 * tokens * config.hidden_size)
+    if pixel_values.is_cuda:
+        free = torch.cuda.mem_get_info(pixel_values.device)[0]
+    else:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**32
+    return max(1, int(free / 2 / (4 * floats)))

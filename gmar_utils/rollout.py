@@ -1,0 +1,124 @@
+"""Attention rollout and GMAR: one function with different head weights."""
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+
+VARIANTS = ("paper", "report", "output-first")
+
+
+def head_weights(gradients: Sequence[torch.Tensor], norm: str | None = "l1") -> tuple[torch.Tensor, ...]:
+    """Head weights w (B, H) of each layer: the norm of a head's gradient, divided by the sum over heads.
+
+    gradients  L tensors (B, H, N, N), ∂y/∂A
+    norm       "l1" (sum of absolute values) | "l2" (root of the sum of squares) | None: 1/H for every head
+
+    Weights of a layer whose gradients are all zero are 1/H, with a warning. Source: Eq. 2 of [jo2025gmar], per image
+    and per layer as [joita2025comparative] writes it; the algorithm of the first computes one vector for all layers.
+    """
+    if norm not in ("l1", "l2", None):
+        raise ValueError(f"norm must be 'l1', 'l2' or None, got {norm!r}.")
+    weights = []
+    for g in gradients:
+        uniform = g.new_full(g.shape[:2], 1 / g.shape[1], dtype=torch.float32)
+        if norm is None:
+            weights.append(uniform)
+            continue
+        size = torch.linalg.vector_norm(g.float(), ord=int(norm[1]), dim=(-2, -1))
+        total = size.sum(1, keepdim=True)
+        if bool((total == 0).any()):
+            warnings.warn("The gradient of a layer is zero for every head; its heads get equal weights.", stacklevel=2)
+        weights.append(torch.where(total > 0, size / total.clamp_min(torch.finfo(size.dtype).tiny), uniform))
+    return tuple(weights)
+
+
+def fuse_step(v: torch.Tensor, attention: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """v Â (B, N) with Â = Σ_h w_h A_h, without building Â: one matrix product over the heads' rows."""
+    batch, heads, n, _ = attention.shape
+    rows = (weights[:, :, None] * v[:, None, :]).reshape(batch, 1, heads * n)
+    return (rows @ attention.float().reshape(batch, heads * n, n))[:, 0]
+
+
+def weighted_rollout(
+    attentions: Sequence[torch.Tensor],
+    weights: Sequence[torch.Tensor],
+    readout: torch.Tensor,
+    alpha: float = 1.0,
+    variant: str = "paper",
+) -> torch.Tensor:
+    """Token scores v₀ᵀR (B, N), float32. The row is carried as a vector: O(LN²) in place of O(LN³).
+
+    attentions  L tensors (B, H, N, N)      weights  L tensors (B, H)      readout  v₀, (N,) or (B, N)
+    alpha       strength of the residual, ≥ 0
+    variant     "paper"         R ← R Â⁽ˡ⁾ + αI, first layer first: Eq. 3 and Algorithm 1 of [jo2025gmar]
+                "report"        Π (Â⁽ˡ⁾ + αI), first layer leftmost, as both texts print it [joita2025comparative]
+                "output-first"  Π (Â⁽ˡ⁾ + αI), last layer leftmost [abnar2020quantifying]
+
+    The unbounded product grows as (1 + α)^L; it is divided by 1 + α a layer, which only rescales the scores.
+    """
+    alpha = _check(attentions, weights, alpha, variant)
+    start = readout.float().expand(len(attentions[0]), -1)
+    v = start
+    order = reversed(range(len(attentions))) if variant == "output-first" else range(len(attentions))
+    for layer in order:
+        step = fuse_step(v, attentions[layer], weights[layer])
+        v = step + alpha * start if variant == "paper" else (step + alpha * v) / (1 + alpha)
+    return v
+
+
+def alpha_polynomial(
+    attentions: Sequence[torch.Tensor],
+    weights: Sequence[torch.Tensor],
+    readout: torch.Tensor,
+    variant: str = "paper",
+) -> torch.Tensor:
+    """Coefficients (B, D + 1, N), lowest power first, of v₀ᵀR as a polynomial in α: every α from one pass.
+
+    D = 1 for "paper": Â⁽¹⁾…Â⁽ᴸ⁾ + α(Â⁽²⁾…Â⁽ᴸ⁾ + … + I). D = L for the products. For the products,
+    `weighted_rollout` is this polynomial divided by (1 + α)^L. Arguments as there.
+    """
+    _check(attentions, weights, 0.0, variant)
+    start = readout.float().expand(len(attentions[0]), -1)
+    if variant == "paper":
+        constant, slope = start, torch.zeros_like(start)
+        for a, w in zip(attentions, weights, strict=True):
+            constant, slope = fuse_step(constant, a, w), fuse_step(slope, a, w) + start
+        return torch.stack([constant, slope], 1)
+    powers = [start]
+    layers = list(zip(attentions, weights, strict=True))
+    for a, w in reversed(layers) if variant == "output-first" else layers:
+        steps = [fuse_step(p, a, w) for p in powers]
+        # multiplying by (Â + αI): power k gets the stepped coefficient k and the unstepped coefficient k − 1
+        powers = [steps[0], *(s + p for s, p in zip(steps[1:], powers)), powers[-1]]
+    return torch.stack(powers, 1)
+
+
+def rollout(trace, alpha: float = 1.0, variant: str = "output-first") -> torch.Tensor:
+    """Attention rollout (B, R, C) [abnar2020quantifying]: every head counts the same; no class, no gradient.
+
+    variant="report" is the papers' input-first order. Arguments as `weighted_rollout`."""
+    return trace.patches(weighted_rollout(trace.attentions, _uniform(trace), trace.readout, alpha, variant))
+
+
+def gmar(trace, norm: str | None = "l1", alpha: float = 1.0, variant: str = "paper") -> torch.Tensor:
+    """GMAR (B, R, C) [jo2025gmar]: rollout with the heads weighted by the norm of their gradient.
+
+    norm as `head_weights`, alpha and variant as `weighted_rollout`. The paper leaves α open; 1 is the default here.
+    Head weights are per layer, as in [joita2025comparative]."""
+    weights = _uniform(trace) if norm is None else head_weights(trace.gradients, norm)
+    return trace.patches(weighted_rollout(trace.attentions, weights, trace.readout, alpha, variant))
+
+
+def _uniform(trace):
+    return head_weights(trace.attentions, None)
+
+
+def _check(attentions, weights, alpha, variant):
+    if variant not in VARIANTS:
+        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}; got {variant!r}.")
+    if not 0 <= alpha < float("inf"):
+        raise ValueError(f"alpha must be a finite number ≥ 0, got {alpha}.")
+    if len(attentions) != len(weights):
+        raise ValueError(f"{len(attentions)} layers of attention, but weights for {len(weights)}.")
+    return float(alpha)
