@@ -1,0 +1,39 @@
+"""What the book needs beyond Jupyter Book: offline pages, a build without solutions, links once the owner set them."""
+
+import json
+import os
+
+
+def drop_thebe(app, pagename, templatename, context, doctree):
+    """sphinx-thebe adds its scripts to every page: they name a CDN and write the same constant twice."""
+    def is_thebe(script):
+        return "thebe" in f"{getattr(script, 'filename', script)}{getattr(script, 'attributes', {})}".lower()
+    for kind in ("script_files", "css_files"):
+        context[kind] = [file for file in context[kind] if not is_thebe(file)]
+
+
+def drop_solutions(app, docname, source):
+    """`make book SOLUTIONS=0`: a class sheet without the cells tagged `solution`."""
+    if app.config.book_solutions or not str(app.env.doc2path(docname)).endswith(".ipynb"):
+        return
+    notebook = json.loads(source[0])
+    notebook["cells"] = [c for c in notebook["cells"] if "solution" not in c["metadata"].get("tags", [])]
+    source[0] = json.dumps(notebook)
+
+
+def link_repository(app, config):
+    """Repository link, issue and launch buttons exist once `repository.url` in _config.yml is set, and not before."""
+    options = config.html_theme_options
+    known = bool(options.get("repository_url"))
+    options.update(use_repository_button=known, use_issues_button=known)
+    if not known:
+        options.pop("repository_url", None)
+        options["launch_buttons"] = {}
+
+
+def setup(app):
+    app.add_config_value("book_solutions", os.environ.get("SOLUTIONS") != "0", "env")
+    app.connect("config-inited", link_repository)
+    app.connect("source-read", drop_solutions)
+    app.connect("html-page-context", drop_thebe, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,186 @@
+"""Pictures: a map on its photo, methods side by side, means with their intervals, and the words that go with them."""
+
+from importlib.resources import files
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from PIL import Image
+
+from . import __version__
+from .explain import METHODS
+
+STYLE = str(files(__package__) / "book.mplstyle")  # plt.style.use(viz.STYLE)
+
+
+class Style(NamedTuple):
+    """How a method looks in every plot: its colour (from Okabe and Ito's colour-blind-safe set) and its place."""
+
+    color: str
+    order: int
+
+
+METHOD_STYLE = {
+    name: Style(color, order)
+    for order, (name, color) in enumerate(
+        {
+            "grad-cam": "#CC79A7",
+            "rollout": "#0072B2",
+            "gmar": "#D55E00",
+            "legrad": "#009E73",
+            "chefer": "#56B4E9",
+            "attention": "#E69F00",
+            "random": "#7F7F7F",
+            "center": "#4D4D4D",
+        }.items()
+    )
+}
+
+
+def style(label: str) -> Style:
+    """The style of a method or of a variant of it: 'gmar', 'gmar-l2' and 'GMAR (L2)' look alike."""
+    words = label.lower().replace(" ", "-")
+    for name in sorted(METHOD_STYLE, key=len, reverse=True):
+        if words.startswith((name, METHODS[name].title.lower().replace(" ", "-"))):
+            return METHOD_STYLE[name]
+    return Style("#000000", len(METHOD_STYLE))
+
+
+def overlay(ax, photo, map=None, title: str | None = None, *, contour: bool = True):
+    """Draw a map on its photo: the photo in grey, the map in magma above it, one contour at half of the maximum.
+
+    photo   PIL image, array (height, width) or (height, width, 3), or tensor (channels, height, width)
+    map     array or tensor (r, c) in [0, 1], of any size: it is stretched over the photo. NaN, outside the crop that
+            the model saw, is plain grey. None draws the photo alone.
+
+    Returns the axes.
+    """
+    grey = _grey(photo)
+    height, width = grey.shape
+    ax.imshow(grey, cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0), interpolation="bilinear")
+    if map is not None:
+        values = _map(map)
+        r, c = values.shape
+        colours = plt.get_cmap("magma").with_extremes(bad="0.6")
+        ax.imshow(values, cmap=colours, vmin=0, vmax=1, alpha=0.65, extent=(0, width, height, 0))
+        if contour and np.nanmin(values) < 0.5 < np.nanmax(values):
+            x, y = (np.arange(c) + 0.5) * width / c, (np.arange(r) + 0.5) * height / r
+            ax.contour(x, y, np.nan_to_num(values), levels=[0.5], colors="white", linewidths=1.2)
+    ax.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
+    ax.spines[:].set_visible(False)
+    if title:
+        ax.set_title(title)
+    return ax
+
+
+def heading(label: str, probability: float) -> str:
+    """The class and its probability, as they stand above an overlay: 'tabby 62 %'."""
+    return f"{label.split(',')[0]} {100 * float(probability):.0f} %"
+
+
+def grid(photos, maps: dict, titles=None, *, columns: int | None = None, width: float = 2.1):
+    """A table of overlays: a row for each photo, first the photo itself, then a column for each entry of `maps`.
+
+    photos   list of B photos, as `overlay` takes them
+    maps     {label: B maps}, as `explain_many` returns them; columns follow the dictionary's order
+    titles   B strings above the photos: the class that is explained and its probability (`heading`)
+    columns  pictures in a row, for one photo with many methods; None puts a photo's maps into one row
+    width    inches of one picture
+
+    Returns the figure.
+    """
+    photos = photos if isinstance(photos, list | tuple) else [photos]
+    titles = list(titles) if titles is not None else [None] * len(photos)
+    cells = []
+    for i, photo in enumerate(photos):
+        cells.append((photo, None, titles[i]))
+        cells += [(photo, m[i], label) for label, m in maps.items()]
+    columns = columns or len(maps) + 1
+    rows = -(-len(cells) // columns)
+    ratio = np.mean([np.divide(*_grey(p).shape) for p in photos])
+    with plt.style.context(STYLE):
+        size = width * columns, (width * ratio + 0.3) * rows
+        figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
+        for ax, cell in zip(axes.flat, cells, strict=False):
+            overlay(ax, *cell)
+        for ax in axes.flat[len(cells):]:
+            ax.set_axis_off()
+    return figure
+
+
+def forest(summary, ax=None, *, xlabel: str = "mean, 95 % interval"):
+    """Means with their intervals, one row for each method, in METHOD_STYLE's order and colours.
+
+    summary  DataFrame with the columns method (or label), mean, low, high
+
+    Returns the axes.
+    """
+    import seaborn.objects as so
+
+    table = summary.rename(columns={"label": "method"}) if "method" not in summary else summary
+    missing = {"method", "mean", "low", "high"} - set(table)
+    if missing:
+        raise ValueError(f"forest needs the columns method, mean, low and high; {', '.join(sorted(missing))} missing.")
+    names = sorted(table["method"].unique(), key=lambda n: (style(n).order, n))
+    with plt.style.context(STYLE):
+        ax = ax or plt.subplots(figsize=(6, 0.34 * len(names) + 0.7))[1]
+        plot = so.Plot(table, x="mean", y="method", color="method", xmin="low", xmax="high")
+        plot = plot.add(so.Range(linewidth=2), legend=False).add(so.Dot(pointsize=7), legend=False)
+        plot = plot.scale(y=so.Nominal(order=names), color={n: style(n).color for n in names})
+        plot.label(x=xlabel, y="").on(ax).plot()
+    ax.grid(axis="x", color="0.9")
+    return ax
+
+
+class Caption(NamedTuple):
+    """alt: what the picture shows, for a reader who cannot see it. sentence: for the methods section of a report."""
+
+    alt: str
+    sentence: str
+
+
+def caption(map, method="gmar", label: str | None = None, probability: float | None = None, **options) -> Caption:
+    """The words for one map (r, c): alt text, and a methods sentence with the citation key of book/references.bib."""
+    values = np.nan_to_num(_map(map))
+    row, column = np.unravel_index(values.argmax(), values.shape)
+    place = ("upper", "middle", "lower")[3 * row // values.shape[0]]
+    place += " " + ("left", "centre", "right")[3 * column // values.shape[1]]
+    title, key = METHODS[method].title, METHODS[method].citation
+    about = f" of the class {label}" if label else ""
+    about += f" ({100 * float(probability):.0f} %)" if probability is not None else ""
+    given = ", ".join(f"{name} = {value}" for name, value in options.items())
+    cited = title + (f" [{key}]" if key else "") + (f" ({given})" if given else "")
+    return Caption(
+        f"{title} map{about} in magma over the grey photo: strongest in the {place}; "
+        f"{100 * (values > 0.5).mean():.0f} % of the picture lies above half of the maximum.",
+        f"Maps were computed with {cited} as implemented in gmar_utils {__version__}, scaled to [0, 1] for each image "
+        "and interpolated bilinearly.",
+    )
+
+
+def _map(map) -> np.ndarray:
+    values = np.asarray(map.detach().cpu() if isinstance(map, torch.Tensor) else map, dtype=np.float32)
+    if values.ndim != 2:
+        raise ValueError(f"Expected one map (r, c), got shape {values.shape}; take maps[i] of a batch.")
+    return values
+
+
+def _grey(photo) -> np.ndarray:
+    """Luminance (height, width) in [0, 1] of a photo of any of the kinds that `overlay` takes."""
+    if isinstance(photo, torch.Tensor):
+        photo = photo.detach().cpu()
+        photo = photo.movedim(0, -1) if photo.ndim == 3 else photo
+    if isinstance(photo, Image.Image) and photo.mode not in ("L", "I", "F") and not photo.mode.startswith("I;"):
+        photo = photo.convert("RGB")
+    values = np.asarray(photo)
+    top = 255.0 if values.dtype == np.uint8 else None
+    values = values.astype(np.float32)
+    if values.ndim == 3:
+        values = values[..., :3] @ np.float32([0.299, 0.587, 0.114]) if values.shape[2] >= 3 else values[..., 0]
+    if values.ndim != 2:
+        raise ValueError(f"Expected a photo (height, width[, 3]) or a tensor (channels, height, width), got {values.shape}.")
+    if top is None:  # 16 bit or float: its own range
+        low, top = values.min(), np.ptp(values) or 1.0
+        values = values - low
+    return values / top
