@@ -1,0 +1,225 @@
+"""Pictures whose truth is known: textured shapes on textured ground, with an exact mask and box for every object.
+
+Only the outline tells the class. Size, place, rotation, colours and texture are drawn without looking at it, and all
+outlines cover the same area at the same size. Same seed, same bytes; scene i does not depend on how many are made.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.fft
+
+BLOCK = 64  # scenes drawn together; each block has its own random stream
+SUPERSAMPLE = 3  # odd, so that the middle sample of a pixel is its centre, which decides the mask
+
+
+def _polygon(u, v, points):
+    """Inside a polygon, by counting the edges that a ray to the right crosses."""
+    inside = np.zeros(u.shape, bool)
+    for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0)):
+        if y0 != y1:
+            inside ^= ((v >= min(y0, y1)) & (v < max(y0, y1))) & (u < x0 + (v - y0) * ((x1 - x0) / (y1 - y0)))
+    return inside
+
+
+def _regular(n, inner=1.0):
+    """Vertices of a regular polygon, or of a star when every second radius is ``inner``."""
+    angle = np.arange(n) * 2 * np.pi / n - np.pi / 2
+    radius = np.where(np.arange(n) % 2, inner, 1.0)
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)
+
+
+POLYGONS = {
+    "square": _regular(4),
+    "triangle": _regular(3),
+    "bar": np.array([(-1, -0.25), (1, -0.25), (1, 0.25), (-1, 0.25)]),
+    "cross": np.array([(-1, -3), (1, -3), (1, -1), (3, -1), (3, 1), (1, 1), (1, 3), (-1, 3), (-1, 1), (-3, 1), (-3, -1),
+                       (-1, -1)]) / 3,
+    "star": _regular(10, inner=0.4),
+    "bow tie": np.array([(-1, -0.7), (0, -0.12), (1, -0.7), (1, 0.7), (0, 0.12), (-1, 0.7)]),
+    "corner": np.array([(-0.8, -0.8), (-0.2, -0.8), (-0.2, 0.2), (0.8, 0.2), (0.8, 0.8), (-0.8, 0.8)]),
+}  # fmt: skip
+CURVES = {
+    "disc": lambda u, v: u * u + v * v < 1,
+    "ring": lambda u, v: (u * u + v * v < 1) & (u * u + v * v > 0.3),
+    "crescent": lambda u, v: (u * u + v * v < 1) & ((u - 0.55) ** 2 + v * v > 0.7),
+    "half disc": lambda u, v: (u * u + (v + 0.4) ** 2 < 1) & (v > -0.4),
+}
+CLASSES = ("disc", "ring", "crescent", "half disc", *POLYGONS)
+
+
+def inside(name, u, v):
+    """Whether the points (u, v) lie in the outline ``name`` at size 1, any array shape: bool of that shape."""
+    return _polygon(u, v, POLYGONS[name]) if name in POLYGONS else CURVES[name](u, v)
+
+
+def _unit_scale():
+    """Per class the factor that gives every outline the area of the unit disc's half, and the radius that holds it."""
+    axis = np.linspace(-1.2, 1.2, 481)
+    u, v = np.meshgrid(axis, axis)
+    scale, reach = {}, {}
+    for name in CLASSES:
+        points = inside(name, u, v)
+        scale[name] = np.sqrt(points.sum() * (axis[1] - axis[0]) ** 2 / (np.pi / 2))
+        reach[name] = np.hypot(u, v)[points].max() / scale[name]
+    return scale, reach
+
+
+SCALE, REACH = _unit_scale()
+
+
+class Scenes(NamedTuple):
+    """``images`` uint8 (n, size, size, 3); ``labels`` (n, K); ``masks`` bool (n, K, size, size), the visible part of each
+    object; ``boxes`` (n, K, 4): x0, y0, x1, y1 in pixels, x1 and y1 exclusive; ``hidden`` (n,): the share of the first
+    object that is covered."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray
+    boxes: np.ndarray
+    hidden: np.ndarray
+
+
+def _palettes(rng, n, against=None):
+    """Three related colours for each of n textures: (n, 3, 3). With ``against``, the one of four that differs most."""
+    colours = rng.uniform(0, 1, (4, n, 3, 3))
+    colours[:, :, 1:] = colours[:, :, :1] + rng.uniform(0.2, 0.7, (4, n, 1, 1)) * (colours[:, :, 1:] - colours[:, :, :1])
+    if against is None:
+        return colours[0]
+    far = np.linalg.norm(colours.mean(2) - against.mean(1), axis=-1).argmax(0)
+    return colours[far, np.arange(n)]
+
+
+def textures(rng, colours, size):
+    """Fractal noise between three colours (n, 3, 3), stretched in a random direction: float32 (n, size, size, 3)."""
+    n = len(colours)
+    frequency = np.fft.fftfreq(size).astype(np.float32) * 64  # detail is tied to the picture, not to its pixels
+    fy, fx = frequency[None, :, None], frequency[None, None, :]
+    angle, stretch, slope = (rng.uniform(*r, (n, 1, 1)).astype(np.float32) for r in ((0, np.pi), (0, 1.5), (0.8, 2.0)))
+    c, s = np.cos(angle), np.sin(angle)
+    power = 1 + (c * fx + s * fy) ** 2 + ((c * fy - s * fx) * np.exp(stretch)) ** 2
+    noise = rng.standard_normal((n, size, size, 2), dtype=np.float32).view(np.complex64)[..., 0]
+    field = scipy.fft.ifft2(noise * power ** (-slope / 2)).view(np.float32).reshape(n, size, size, 2)
+    field -= field.mean((1, 2), keepdims=True)
+    share = np.clip(0.5 + 0.25 * field / field.std((1, 2), keepdims=True), 0, 1)  # of the second and third colour
+    colours = colours.astype(np.float32)
+    return np.clip(colours[:, None, None, 0] + share @ (colours[:, 1:] - colours[:, :1])[:, None], 0, 1)
+
+
+def _blob(u, v, waves):
+    """An irregular outline of no class: radius 1 with random waves, ``waves`` (harmonics, 2)."""
+    angle = np.arctan2(v, u)
+    radius = 0.8 + sum(a * np.cos((k + 2) * angle + p) for k, (a, p) in enumerate(waves))
+    return u * u + v * v < radius * radius
+
+
+def _cover(shape, size, place, radius, turn):
+    """Supersampled coverage (size, size) in 0..1 of an outline and whether each pixel's centre is inside it.
+
+    Only the square around the object is computed: everything outside is empty.
+    """
+    s = SUPERSAMPLE
+    lo = np.floor(np.clip((place - 1.9 * radius) * size, 0, size)).astype(int)
+    hi = np.ceil(np.clip((place + 1.9 * radius) * size, 0, size)).astype(int)
+    x = (np.arange(lo[0] * s, hi[0] * s) + 0.5) / (s * size) - place[0]
+    y = (np.arange(lo[1] * s, hi[1] * s) + 0.5) / (s * size) - place[1]
+    c, n = np.cos(turn) / radius, np.sin(turn) / radius
+    u = c * x[None, :] + n * y[:, None]
+    v = c * y[:, None] - n * x[None, :]
+    fine = shape(u, v)
+    alpha, centre = np.zeros((size, size), np.float32), np.zeros((size, size), bool)
+    h, w = hi[1] - lo[1], hi[0] - lo[0]
+    alpha[lo[1] : hi[1], lo[0] : hi[0]] = fine.reshape(h, s, w, s).mean((1, 3))
+    centre[lo[1] : hi[1], lo[0] : hi[0]] = fine[s // 2 :: s, s // 2 :: s]
+    return alpha, centre
+
+
+def _place(rng, reach, taken):
+    """A place for a circle of radius ``reach`` inside the unit square that touches none of ``taken`` [(place, reach)], or
+    the least bad of 40 tries and how much room it has (negative: it overlaps)."""
+    tries = rng.uniform(reach, 1 - reach, (40, 2))
+    room = np.full(40, np.inf)
+    for place, other in taken:
+        room = np.minimum(room, np.hypot(*(tries - place).T) - reach - other)
+    best = np.argmax(room > 0) if (room > 0).any() else np.argmax(room)
+    return tries[best], room[best]
+
+
+def _block(seed, block, size, objects, occlusion):
+    """One block of scenes. The layout is drawn before the textures, so it is the same at every size."""
+    layout, paint = np.random.default_rng((seed, block, objects)).spawn(2)
+    n = BLOCK
+    labels = np.argsort(layout.uniform(size=(n, len(CLASSES))), axis=1)[:, :objects]
+    ground = _palettes(paint, n)
+    base = textures(paint, ground, size)
+    paints = [textures(paint, _palettes(paint, n, ground), size) for _ in range(objects + 1)]
+    masks = np.zeros((n, objects, size, size), bool)
+    hidden = np.zeros(n)
+    for i in range(n):
+        image, taken = base[i], []
+        sizes = layout.uniform(*((0.24, 0.36) if objects == 1 else (0.18, 0.25)), objects)
+        for j, radius in enumerate(sizes):
+            name = CLASSES[labels[i, j]]
+            place, _ = _place(layout, radius * REACH[name], taken)
+            taken.append((place, radius * REACH[name]))
+            turn = layout.uniform(0, 2 * np.pi)
+            alpha, masks[i, j] = _cover(
+                lambda u, v, k=SCALE[name], name=name: inside(name, u * k, v * k), size, place, radius, turn
+            )
+            image += alpha[..., None] * (paints[j][i] - image)
+            masks[i, :j] &= ~masks[i, j]  # the second may touch the first where both are large
+        for j in range(layout.integers(0, 4)):
+            radius, turn = layout.uniform(0.06, 0.12), layout.uniform(0, 2 * np.pi)
+            waves = layout.uniform((0.05, 0), (0.2, 2 * np.pi), (5, 2))
+            place, room = _place(layout, 1.4 * radius, taken)
+            if room <= 0:
+                continue
+            taken.append((place, 1.4 * radius))
+            alpha, _ = _cover(lambda u, v, w=waves: _blob(u, v, w), size, place, radius, turn)
+            image += alpha[..., None] * (paints[-1][(i + j) % n] - image)
+        if occlusion:
+            alpha = _occluder(layout, masks[i, 0], taken[0], occlusion * layout.uniform(), size)
+            image += alpha[..., None] * (paints[-1][i - 1] - image)
+            whole = masks[i, 0].sum()
+            masks[i] &= alpha < 0.5
+            hidden[i] = 1 - masks[i, 0].sum() / whole
+    return base, labels, masks, hidden
+
+
+def _occluder(rng, mask, taken, limit, size):
+    """Coverage of a blob that hides at most the share ``limit`` of ``mask``: it moves in from afar until it would."""
+    (place, reach), turn, direction = taken, rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi)
+    waves = rng.uniform((0.05, 0), (0.2, 2 * np.pi), (5, 2))
+    ahead = reach * np.array([np.cos(direction), np.sin(direction)])
+    best = np.zeros((size, size), np.float32)
+    for distance in np.linspace(1.8, 0.2, 17):
+        alpha, _ = _cover(lambda u, v: _blob(u, v, waves), size, place + distance * ahead, 0.6 * reach, turn)
+        if (mask & (alpha >= 0.5)).sum() > limit * mask.sum():
+            break
+        best = alpha
+    return best
+
+
+def scenes(n, size=64, seed=0, objects=1, occlusion=0.0, start=0):
+    """``n`` scenes from number ``start`` on, with ``objects`` 1 or 2 of different classes and 0 to 3 blobs of no class.
+
+    ``occlusion`` is the largest share of the (first) object that one more blob may hide; the mask is the visible part.
+    """
+    if objects not in (1, 2) or not 0 <= occlusion < 1:
+        raise ValueError(f"expected objects 1 or 2 and occlusion in [0, 1), got objects={objects}, occlusion={occlusion}")
+    first, last = start // BLOCK, -(-(start + n) // BLOCK)
+    blocks = [_block(seed, block, size, objects, occlusion) for block in range(first, last)]
+    keep = slice(start - first * BLOCK, start - first * BLOCK + n)
+    images, labels, masks, hidden = (np.concatenate(part)[keep] for part in zip(*blocks))
+    return Scenes((images * 255 + 0.5).astype(np.uint8), labels, masks, _boxes(masks), hidden)
+
+
+def _boxes(masks):
+    """(…, h, w) bool to (…, 4): x0, y0, x1, y1, the last two exclusive."""
+    columns, rows = masks.any(-2), masks.any(-1)
+    return np.stack(
+        [columns.argmax(-1), rows.argmax(-1), columns.shape[-1] - columns[..., ::-1].argmax(-1),
+         rows.shape[-1] - rows[..., ::-1].argmax(-1)], -1,
+    )  # fmt: skip
