@@ -1,0 +1,72 @@
+"""What stands in for removed pixels: RISE's blur, and ROAD's noisy linear imputation."""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter1d
+from scipy.sparse import coo_matrix, identity
+from scipy.sparse.linalg import splu
+
+
+def blur(pixel_values: torch.Tensor) -> torch.Tensor:
+    """RISE's start for Insertion (B, channels, height, width): a Gaussian over normalised pixels, zero padding.
+
+    s = shorter side, k = max(3, round(11·s/224) made odd), σ = 5·s/224. The kernel is made as RISE makes it, by
+    filtering a delta of width k with reflecting borders, so its tails fold back and it is flatter than a truncated
+    Gaussian. An even k goes up to the next odd number. [petsiuk2018rise]
+    """
+    channels, *size = pixel_values.shape[1:]
+    side = min(size)
+    width = max(3, round(11 * side / 224) | 1)
+    delta = np.zeros(width)
+    delta[width // 2] = 1
+    kernel = torch.as_tensor(gaussian_filter1d(delta, 5 * side / 224)).to(pixel_values)
+    for shape, padding in (((1, 1, -1, 1), (width // 2, 0)), ((1, 1, 1, -1), (0, width // 2))):
+        weight = kernel.reshape(shape).expand(channels, -1, -1, -1)
+        pixel_values = F.conv2d(pixel_values, weight, padding=padding, groups=channels)
+    return pixel_values
+
+
+def linear(pixel_values: torch.Tensor, shown: torch.Tensor, seed: int = 0, noise: float = 0.01) -> torch.Tensor:
+    """ROAD's imputation (B, channels, height, width): each hidden pixel is the weighted mean of its eight neighbours.
+
+    shown (B, height, width) bool. The weights are 1/6 beside and 1/12 diagonally, made to sum to 1 at the border; one
+    sparse solve an image. Gaussian noise of σ = `noise` (normalised units) is added to the hidden pixels; the noise
+    field depends on `seed` alone, so results do not depend on the batch. With nothing shown the image is that noise
+    around 0. [rong2022road]
+    """
+    channels, height, width = pixel_values.shape[1:]
+    weights = _neighbours(height, width)
+    field = np.random.default_rng(seed).normal(0, noise, (channels, height * width)).astype(np.float32)
+    filled = pixel_values.flatten(2).cpu().numpy().copy()
+    for image, keep in zip(filled, shown.flatten(1).cpu().numpy(), strict=True):
+        hidden, known = np.flatnonzero(~keep), np.flatnonzero(keep)
+        if not len(hidden):
+            continue
+        if len(known):
+            rows = weights[hidden]
+            system = (identity(len(hidden)) - rows[:, hidden]).tocsc()
+            image[:, hidden] = splu(system).solve(rows[:, known] @ image[:, known].T.astype(np.float64)).T
+        else:
+            image[:] = 0
+        image[:, hidden] += field[:, hidden]
+    return torch.as_tensor(filled).to(pixel_values).view_as(pixel_values)
+
+
+@lru_cache(maxsize=4)
+def _neighbours(height, width):
+    """Row-normalised weights of each pixel's neighbours, (height·width, height·width), sparse."""
+    index = np.arange(height * width).reshape(height, width)
+    rows, columns, weights = [], [], []
+    for dy in (-1, 0, 1):
+        for dx in (-1, 0, 1):
+            if dy or dx:
+                here = index[max(-dy, 0) : height - max(dy, 0), max(-dx, 0) : width - max(dx, 0)]
+                there = index[max(dy, 0) : height - max(-dy, 0), max(dx, 0) : width - max(-dx, 0)]
+                rows.append(here.ravel())
+                columns.append(there.ravel())
+                weights.append(np.full(here.size, 1 / 12 if dy and dx else 1 / 6))
+    matrix = coo_matrix((np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns)))).tocsr()
+    return (matrix.multiply(1 / matrix.sum(1))).tocsr()
