@@ -1,0 +1,360 @@
+"""Sliders for α, norm, layers and heads that work in Jupyter, on Colab and in the static book without a kernel.
+
+    ui = explore(vit, {"cat": cat, "coffee": coffee})         # α, norm, variant, class, layers, opacity
+    packed = pack(vit, photos); explore(packed, show="heads") # several views of one set of photos: packed once
+
+The page computes the maps itself, from the photo's attention in 8 bits and exact head weights. `state_map` is the same
+picture as a plain function call; 'This picture as code' under each view writes that call.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+
+import anywidget
+import ipywidgets as widgets
+import matplotlib
+import numpy as np
+import torch
+import traitlets
+
+from .capture import probability, trace
+from .explain import explain_many, minmax
+from .metrics import deletion
+from .models import Vit, load_model
+from .photos import read_photo
+from .rollout import VARIANTS, head_weights, weighted_rollout
+
+NORMS = ("l1", "l2", None)
+SHOW = ("map", "heads", "compare", "deletion")
+PHOTO_PIXELS = 320  # longer side of the picture in the page
+
+# Maps that do not follow the sliders, for comparison and deletion: label → (method, options).
+METHODS_SHOWN = {
+    "GMAR L1": ("gmar", {"norm": "l1"}),
+    "GMAR L2": ("gmar", {"norm": "l2"}),
+    "GMAR without weights": ("gmar", {"norm": None}),
+    "Attention rollout": ("rollout", {}),
+    "LeGrad": ("legrad", {}),
+    "Grad-CAM": ("grad-cam", {}),
+    "Last-layer attention": ("attention", {}),
+    "Random": ("random", {}),
+}
+
+# Settings worth a look; norm is the index in NORMS.
+PRESETS = (
+    {
+        "label": "α = 0",
+        "state": {"alpha": 0.0, "norm": 0},
+        "say": "No residual path: attention is only handed on from layer to layer. It forgets where it started, so the "
+        "map spreads out and hardly depends on the class.",
+    },
+    {
+        "label": "α = 1",
+        "state": {"alpha": 1.0, "norm": 0},
+        "say": "Residual path and attention count the same, as in classical rollout. Look for spots that α = 0 did not "
+        "show.",
+    },
+    {
+        "label": "α = 10",
+        "state": {"alpha": 10.0, "norm": 0},
+        "say": "The residual path rules. The map is close to its limit: from here on a larger α changes almost "
+        "nothing.",
+    },
+    {
+        "label": "equal heads",
+        "state": {"alpha": 1.0, "norm": 2},
+        "say": "Every head counts the same: this is GMAR without its weights. What moved since α = 1 is all that the "
+        "head weights do on this photo.",
+    },
+)
+
+
+class PhotoData(widgets.Widget):
+    """A photo's numbers for the view, without a view of its own; several views can share it."""
+
+    info = traitlets.Dict().tag(sync=True)
+    image = traitlets.Bytes().tag(sync=True)  # JPEG
+    attention = traitlets.Bytes().tag(sync=True)  # uint8 (L, H, N, N), see quantise
+    readout = traitlets.Bytes().tag(sync=True)  # float32 (N,)
+    weights = traitlets.Bytes().tag(sync=True)  # float32 (targets, 2 norms, L, H)
+    maps = traitlets.Bytes().tag(sync=True)  # float32 (targets, methods, R·C)
+    curves = traitlets.Bytes().tag(sync=True)  # float32 (targets, methods, S + 1), may be empty
+
+    @property
+    def size(self) -> int:
+        """Bytes of this photo in the page."""
+        return sum(len(getattr(self, k)) for k in ("image", "attention", "readout", "weights", "maps", "curves"))
+
+
+class ExplorerView(anywidget.AnyWidget):
+    """The picture under the sliders. Every trait is what a slider, a button or a click last set."""
+
+    _esm = files(__package__).joinpath("explorer.js").read_text(encoding="utf8")
+    _css = files(__package__).joinpath("explorer.css").read_text(encoding="utf8")
+    photos = traitlets.List(traitlets.Instance(PhotoData)).tag(sync=True, **widgets.widget_serialization)
+    magma = traitlets.Bytes().tag(sync=True)  # uint8 (256, 3)
+    presets = traitlets.List().tag(sync=True)
+    show = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    choices = traitlets.List(traitlets.Unicode()).tag(sync=True)  # names that left and right count in
+    target_names = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    photo = traitlets.Int(0).tag(sync=True)
+    target = traitlets.Int(0).tag(sync=True)  # index among the photo's top classes
+    norm = traitlets.Int(0).tag(sync=True)  # index in NORMS
+    variant = traitlets.Int(0).tag(sync=True)  # index in VARIANTS
+    alpha = traitlets.Float(1.0).tag(sync=True)
+    layers = traitlets.List(traitlets.Int()).tag(sync=True)  # first and last, from 1
+    muted = traitlets.List().tag(sync=True)  # [layer, head] pairs, from 1
+    opacity = traitlets.Float(0.65).tag(sync=True)
+    query = traitlets.Int(-1).tag(sync=True)  # patch whose attention is shown; -1: the classifier's tokens
+    look = traitlets.Int(1).tag(sync=True)  # the layer it is shown of
+    left = traitlets.Int(1).tag(sync=True)
+    right = traitlets.Int(0).tag(sync=True)
+    method = traitlets.Int(0).tag(sync=True)
+    step = traitlets.Int(0).tag(sync=True)
+
+    def arguments(self) -> dict:
+        """The picture's settings as keyword arguments of `state_map`."""
+        return {
+            "target": self.photos[self.photo].info["targets"][self.target],
+            "norm": NORMS[self.norm],
+            "alpha": self.alpha,
+            "variant": VARIANTS[self.variant],
+            "layers": tuple(self.layers),
+            "muted": [tuple(pair) for pair in self.muted],
+        }
+
+
+def explore(source, photos=None, show: str | Sequence[str] = "map", targets: int = 3) -> widgets.VBox:
+    """Sliders over a live map: an ipywidgets box, `.view` its `ExplorerView`.
+
+    source   a model (Vit, bundled name, folder, hub id or model object) with `photos`, or what `pack` returned
+    photos   {name: photo} or a list; a photo is whatever `Vit.preprocess` takes. The code under the view says
+             `photos[name]`, so call them `photos` (and the model `vit`) to paste it
+    show     "map" | "heads" (board of head weights, click to mute or solo; where a patch looks) | "compare" (two maps,
+             their difference, a swipe handle) | "deletion" (patches vanish, the probability falls), or several of them
+    targets  how many of the most probable classes can be explained
+
+    For a model with 6 layers, 6 heads and 64 patches a photo takes about 200 kB of the page. It grows with L·H·N²:
+    ViT-B/16 takes 5.6 MB, fine in a live notebook, too much for a page.
+    """
+    show = (show,) if isinstance(show, str) else tuple(show)
+    if unknown := set(show) - set(SHOW):
+        raise ValueError(f"show must name {', '.join(SHOW)}; got {', '.join(sorted(unknown))}.")
+    if isinstance(source, list) and all(isinstance(p, PhotoData) for p in source):
+        packed = source
+    elif photos is None:
+        raise TypeError("explore needs photos too: explore(vit, {'cat': cat}), or explore(pack(vit, photos)).")
+    else:
+        packed = pack(source, photos, targets, curves="deletion" in show)
+    if "deletion" in show and not all(p.curves for p in packed):
+        raise ValueError("show='deletion' needs deletion curves: pack(model, photos, curves=True).")
+    shapes = {tuple(p.info["shape"][:2]) for p in packed}
+    if len(shapes) != 1:
+        raise ValueError(f"The photos of one explorer must come from one model; got (layers, heads) {sorted(shapes)}.")
+
+    info = packed[0].info
+    depth = info["shape"][0]
+    view = ExplorerView(
+        photos=packed,
+        show=list(show),
+        magma=(255 * matplotlib.colormaps["magma"](np.arange(256))[:, :3]).round().astype(np.uint8).tobytes(),
+        presets=[dict(p) for p in PRESETS],
+        choices=["These settings", "Same, equal heads", *info["methods"]],
+        target_names=info["target_names"],
+        layers=[1, depth],
+        look=depth,
+    )
+    controls = [_control(view, kind, depth) for kind in _wanted(show, len(packed))]
+    box = widgets.Box(controls)
+    box.add_class("gmar-controls")
+    ui = widgets.VBox([box, view])
+    ui.add_class("gmar-explorer")
+    ui.view = view
+    return ui
+
+
+def _wanted(show, photos):
+    kinds = ["photo"] if photos > 1 else []
+    kinds.append("target")
+    if show != ("deletion",):
+        kinds += ["alpha", "norm", "variant"]
+    if "map" in show:
+        kinds += ["layers", "opacity"]
+    kinds += ["look"] if "heads" in show else []
+    kinds += ["left", "right"] if "compare" in show else []
+    return kinds + (["method", "step"] if "deletion" in show else [])
+
+
+def _control(view, kind, depth):
+    """One of ipywidgets' own controls, linked to the view in the browser: it works with a kernel and without."""
+    menus = {
+        "photo": ("photo", [p.info["name"] for p in view.photos]),
+        "target": ("why this class?", view.target_names),
+        "norm": ("head weights", ["L1 norm", "L2 norm", "equal"]),
+        "variant": ("variant", VARIANTS),
+        "left": ("left map", view.choices),
+        "right": ("right map", view.choices),
+        "method": ("order by", view.photos[0].info["methods"]),
+    }
+    value = getattr(view, kind)
+    if kind in menus:
+        description, options = menus[kind]
+        numbered = [(option, i) for i, option in enumerate(options)]
+        control = widgets.Dropdown(description=description, options=numbered, index=value)
+        widgets.jslink((control, "index"), (view, kind))
+        if kind == "target":  # another photo has other top classes
+            widgets.jslink((view, "target_names"), (control, "_options_labels"))
+        return control
+    if kind == "alpha":
+        control = widgets.FloatSlider(description="α", min=0, max=10, step=0.05, value=value)
+    elif kind == "opacity":
+        control = widgets.FloatSlider(description="opacity", min=0, max=1, step=0.05, value=value)
+    elif kind == "layers":
+        control = widgets.IntRangeSlider(description="layers", min=1, max=depth, value=value)
+    elif kind == "look":
+        control = widgets.IntSlider(description="layer looked at", min=1, max=depth, value=value)
+    else:
+        steps = len(view.photos[0].info["fractions"]) - 1
+        control = widgets.IntSlider(description="steps", min=0, max=steps, value=value)
+    widgets.jslink((control, "value"), (view, kind))
+    return control
+
+
+def pack(model, photos, targets: int = 3, curves: bool = False) -> list[PhotoData]:
+    """What the view needs of each photo, to be shared by several `explore(packed, show=…)`.
+
+    model, photos, targets as in `explore`; curves=True computes the deletion curves too: 33 forwards a photo, class
+    and method. The name of a bundled model or folder goes into the code that the view shows; others are `vit` there.
+    """
+    vit = model if isinstance(model, Vit) else load_model(model)
+    model_code = repr(model) if isinstance(model, str) else "vit"
+    keyed = photos.items() if isinstance(photos, Mapping) else enumerate(photos)
+    return [_pack(vit, key, photo, f"{model_code}, photos[{key!r}]", targets, curves) for key, photo in keyed]
+
+
+def _pack(vit, key, photo, code, targets, curves):
+    pixels = vit.preprocess([photo])
+    first = trace(vit.model, pixels, gradients=False)
+    classes = torch.arange(first.logits.shape[1], device=first.logits.device)
+    chances = torch.stack([probability(vit.model, first.logits, c[None])[0] for c in classes])
+    top = chances.argsort(descending=True, stable=True)[:targets]
+    many = pixels.expand(len(top), *pixels.shape[1:])
+    t = trace(vit.model, many, target=top)
+    weights = torch.stack([torch.stack(head_weights(t.gradients, n), 1) for n in NORMS[:2]], 1)
+    maps = explain_many(vit.model, many, METHODS_SHOWN, target=top, upsample=False)
+    found = [deletion(vit.model, many, m, target=top) for m in maps.values()] if curves else []
+    attention = torch.stack([a[0] for a in t.attentions]).cpu().numpy()
+    codes = quantise(attention)
+    inside = ~vit.to_photo(torch.ones(1, *t.grid), [photo])[0].isnan()
+    height, width = inside.shape
+    rows, columns = inside.any(1).nonzero()[[0, -1], 0].tolist(), inside.any(0).nonzero()[[0, -1], 0].tolist()
+    picture = read_photo(photo)
+    picture.thumbnail((PHOTO_PIXELS, PHOTO_PIXELS))
+    jpeg = io.BytesIO()
+    picture.save(jpeg, "JPEG", quality=82)
+    return PhotoData(
+        info={
+            "name": key if isinstance(key, str) else f"photo {key + 1}",
+            "code": code,
+            "shape": list(attention.shape[:3]),
+            "grid": list(t.grid),
+            "crop": [columns[0] / width, rows[0] / height, (columns[1] + 1) / width, (rows[1] + 1) / height],
+            "fill": [round(255 * m) for m in vit.processor.image_mean],  # what zero in normalised space looks like
+            "targets": top.tolist(),
+            "target_names": [f"{vit.label(k)} {100 * chances[k]:.0f} %" for k in top.tolist()],
+            "methods": list(METHODS_SHOWN),
+            "fractions": found[0].fractions.tolist() if found else [],
+            "error": _error(t, codes),
+        },
+        image=jpeg.getvalue(),
+        attention=codes.tobytes(),
+        readout=_bytes(t.readout),
+        weights=_bytes(weights),
+        maps=_bytes(torch.stack(list(maps.values()), 1)),
+        curves=_bytes(torch.stack([c.scores for c in found], 1)) if found else b"",
+    )
+
+
+def _bytes(x):
+    return x.detach().float().cpu().contiguous().numpy().tobytes()
+
+
+def quantise(attention: np.ndarray) -> np.ndarray:
+    """Attention (…, N, N) as uint8, companded: q = 255 √(a / largest of the row), so small entries keep their shape.
+
+    The row's scale is not stored: rows sum to 1, which gives it back (`dequantise`)."""
+    largest = attention.max(-1, keepdims=True)
+    return np.rint(255 * np.sqrt(attention / largest)).astype(np.uint8)
+
+
+def dequantise(q: np.ndarray) -> np.ndarray:
+    """Codes (…, N, N) of `quantise` → float32 attention whose rows sum to 1: a = q² / Σ q²."""
+    squares = q.astype(np.float32) ** 2
+    return squares / squares.sum(-1, keepdims=True)
+
+
+def _error(t, codes):
+    """Largest difference that 8-bit attention makes in a map (whose range is 1), over norms, variants and three α."""
+    coarse = [torch.from_numpy(a)[None].expand(len(t.target), -1, -1, -1) for a in dequantise(codes)]
+    worst = 0.0
+    for norm in NORMS:
+        weights = [w.cpu() for w in head_weights(t.gradients, norm)]
+        for variant in VARIANTS:
+            for alpha in (0.0, 1.0, 10.0):
+                pair = [
+                    minmax(t.patches(weighted_rollout(a, weights, t.readout.cpu(), alpha, variant)))
+                    for a in ([a.cpu() for a in t.attentions], coarse)
+                ]
+                worst = max(worst, float((pair[0] - pair[1]).abs().max()))
+    return worst
+
+
+def state_map(
+    model,
+    photo,
+    target: int | None = None,
+    norm: str | None = "l1",
+    alpha: float = 1.0,
+    variant: str = "paper",
+    layers: tuple[int, int] | None = None,
+    muted: Sequence[tuple[int, int]] = (),
+) -> torch.Tensor:
+    """The explorer's map as a function of its settings: float32 (R, C) in [0, 1], at full precision.
+
+    model, photo   as in `explore`; one photo
+    target         class id; None: the predicted class
+    norm, alpha, variant   as in `gmar_utils.rollout.gmar`
+    layers         (first, last) layer that takes part, counted from 1; None: all
+    muted          (layer, head) pairs, counted from 1, that get weight 0; the layer's other weights grow in proportion.
+                   A layer with no weight left is passed over, like one outside `layers`
+
+    >>> state_map(vit, photos["cat"], norm="l2", alpha=0.5, layers=(2, 6), muted=[(3, 1)])  # doctest: +SKIP
+    """
+    vit = model if isinstance(model, Vit) else load_model(model)
+    t = trace(vit.model, vit.preprocess([photo]), target=target)
+    scores = muted_rollout(t.attentions, head_weights(t.gradients, norm), t.readout, alpha, variant, layers, muted)
+    return minmax(t.patches(scores))[0]
+
+
+def muted_rollout(attentions, weights, readout, alpha=1.0, variant="paper", layers=None, muted=()) -> torch.Tensor:
+    """`weighted_rollout` (B, N) over some layers and with some heads muted: `layers` and `muted` as in `state_map`."""
+    depth, heads = len(attentions), weights[0].shape[1]
+    first, last = layers or (1, depth)
+    if not 1 <= first <= last <= depth:
+        raise ValueError(f"layers must be (first, last) with 1 ≤ first ≤ last ≤ {depth}, got ({first}, {last}).")
+    if wrong := [p for p in muted if not (1 <= p[0] <= depth and 1 <= p[1] <= heads)]:
+        raise ValueError(f"muted counts layers 1 to {depth} and heads 1 to {heads}; got {wrong}.")
+    weights = [w.clone() for w in weights]
+    for layer, head in muted:
+        weights[layer - 1][:, head - 1] = 0
+    kept = [k for k in range(first - 1, last) if bool((weights[k].sum(1) > 0).all())]
+    if not kept:
+        return readout.float().expand(len(attentions[0]), -1)
+    return weighted_rollout(
+        [attentions[k] for k in kept],
+        [weights[k] / weights[k].sum(1, keepdim=True) for k in kept],
+        readout,
+        alpha,
+        variant,
+    )
