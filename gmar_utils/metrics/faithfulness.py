@@ -166,7 +166,7 @@ def insertion(
     maps      (B, R, C), ordered as they are, or (B, height, width), averaged per patch; ties keep reading order
     target    None (the class predicted on the full image) | int | (B,)
     score     "probability" | "logit"
-    baseline  "zero" in normalised space | "blur" (RISE's; at 64 px it keeps most of the score, see `Curve.baseline_kept`)
+    baseline  "zero" in normalised space | "blur" (RISE's; at 64 px it keeps most of the score: `Curve.baseline_kept`)
               | "linear": ROAD's noisy imputation, drawn with `seed` (slow: one solve an image and step)
     steps     a number S (default min(R·C, 32)), equal numbers of patches each | "patch": one at a time
     unit      "patch" | "pixel", as RISE orders
