@@ -8,14 +8,14 @@ import torch
 def chefer(trace) -> torch.Tensor:
     """Gradient attention rollout (B, R, C) [chefer2021generic]: R ← R + mean_h(ReLU(G ⊙ A)) R, R₀ = I."""
     v = trace.readout.expand(len(trace.logits), -1)
-    for a, g in zip(reversed(trace.attentions), reversed(trace.gradients)):
+    for a, g in zip(reversed(trace.attentions), reversed(trace.gradients), strict=True):
         v = v + torch.einsum("bn,bnm->bm", v, (g * a.float()).relu_().mean(1))
     return trace.patches(v)
 
 
 def attention(trace) -> torch.Tensor:
     """The last layer's attention (B, R, C) from the tokens that the classifier reads, mean over heads."""
-    return trace.patches(torch.einsum("n,bhnm->bm", trace.readout, trace.attentions[-1].float()))
+    return trace.patches(torch.einsum("n,bhnm->bhm", trace.readout, trace.attentions[-1].float()).mean(1))
 
 
 def random(pixel_values: torch.Tensor, grid: tuple[int, int], seed: int = 0) -> torch.Tensor:
