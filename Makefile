@@ -17,7 +17,7 @@ BEHIND := $(shell find gmar_utils book/results -type f -not -path '*/__pycache__
 .PHONY: book test lint bench results results-full zip set-repository clean
 
 book: $(ENV) _build/.inputs
-	SOLUTIONS=$(SOLUTIONS) $(PY) -m jupyter_book build . -W --keep-going
+	SOLUTIONS=$(SOLUTIONS) .venv/bin/jupyter-book build . -W --keep-going
 	@test -f _build/html/index.html && echo "The book is in _build/html/index.html"
 
 test: $(ENV)

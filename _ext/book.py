@@ -6,8 +6,10 @@ import os
 
 def drop_thebe(app, pagename, templatename, context, doctree):
     """sphinx-thebe adds its scripts to every page: they name a CDN and write the same constant twice."""
+
     def is_thebe(script):
         return "thebe" in f"{getattr(script, 'filename', script)}{getattr(script, 'attributes', {})}".lower()
+
     for kind in ("script_files", "css_files"):
         context[kind] = [file for file in context[kind] if not is_thebe(file)]
 

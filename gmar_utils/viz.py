@@ -6,12 +6,14 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from . import __version__
 from .explain import METHODS
 
 STYLE = str(files(__package__) / "book.mplstyle")  # plt.style.use(viz.STYLE)
+OPACITY = 0.65  # of the map above the photo
 
 
 class Style(NamedTuple):
@@ -47,27 +49,39 @@ def style(label: str) -> Style:
     return Style("#000000", len(METHOD_STYLE))
 
 
-def overlay(ax, photo, map=None, title: str | None = None, *, contour: bool = True):
-    """Draw a map on its photo: the photo in grey, the map in magma above it, one contour at half of the maximum.
+def blend(photo, map) -> Image.Image:
+    """The photo in grey with the map in magma above it, as an RGB picture of the photo's size.
 
     photo   PIL image, array (height, width) or (height, width, 3), or tensor (channels, height, width)
     map     array or tensor (r, c) in [0, 1], of any size: it is stretched over the photo. NaN, outside the crop that
-            the model saw, is plain grey. None draws the photo alone.
+            the model saw, becomes plain grey
+    """
+    grey, values = _pixels(photo).mean(2), torch.as_tensor(_map(map))
+    if values.shape != grey.shape:
+        values = F.interpolate(values[None, None], size=grey.shape, mode="bilinear", align_corners=False)[0, 0]
+    values = values.numpy()
+    seen = np.isfinite(values)[..., None]
+    colour = plt.get_cmap("magma")(np.nan_to_num(values))[..., :3]
+    picture = np.where(seen, (1 - OPACITY) * grey[..., None] + OPACITY * colour, 0.6)
+    return Image.fromarray((255 * picture).round().astype(np.uint8))
 
+
+def overlay(ax, photo, map=None, title: str | None = None, *, contour: bool = True):
+    """Draw a map on its photo: `blend`, with one white contour at half of the maximum. Without a map: the photo.
+
+    photo and map are as `blend` takes them; title is the class and its probability (`heading`), or the method's name.
     Returns the axes.
     """
-    grey = _grey(photo)
-    height, width = grey.shape
-    ax.imshow(grey, cmap="gray", vmin=0, vmax=1, extent=(0, width, height, 0), interpolation="bilinear")
-    if map is not None:
+    pixels = _pixels(photo)
+    ax.imshow(pixels if map is None else blend(photo, map), interpolation="bilinear")
+    height, width = pixels.shape[:2]
+    if map is not None and contour:
         values = _map(map)
         r, c = values.shape
-        colours = plt.get_cmap("magma").with_extremes(bad="0.6")
-        ax.imshow(values, cmap=colours, vmin=0, vmax=1, alpha=0.65, extent=(0, width, height, 0))
-        if contour and np.nanmin(values) < 0.5 < np.nanmax(values):
-            x, y = (np.arange(c) + 0.5) * width / c, (np.arange(r) + 0.5) * height / r
+        if np.nanmin(values) < 0.5 < np.nanmax(values):
+            x, y = (np.arange(c) + 0.5) * width / c - 0.5, (np.arange(r) + 0.5) * height / r - 0.5
             ax.contour(x, y, np.nan_to_num(values), levels=[0.5], colors="white", linewidths=1.2)
-    ax.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
+    ax.set(xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     ax.spines[:].set_visible(False)
     if title:
         ax.set_title(title)
@@ -98,13 +112,13 @@ def grid(photos, maps: dict, titles=None, *, columns: int | None = None, width: 
         cells += [(photo, m[i], label) for label, m in maps.items()]
     columns = columns or len(maps) + 1
     rows = -(-len(cells) // columns)
-    ratio = np.mean([np.divide(*_grey(p).shape) for p in photos])
+    ratio = np.mean([np.divide(*_pixels(p).shape[:2]) for p in photos])
     with plt.style.context(STYLE):
         size = width * columns, (width * ratio + 0.3) * rows
         figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
         for ax, cell in zip(axes.flat, cells, strict=False):
             overlay(ax, *cell)
-        for ax in axes.flat[len(cells):]:
+        for ax in axes.flat[len(cells) :]:
             ax.set_axis_off()
     return figure
 
@@ -166,21 +180,19 @@ def _map(map) -> np.ndarray:
     return values
 
 
-def _grey(photo) -> np.ndarray:
-    """Luminance (height, width) in [0, 1] of a photo of any of the kinds that `overlay` takes."""
+def _pixels(photo) -> np.ndarray:
+    """(height, width, 3) in [0, 1] of a photo of any of the kinds that `blend` takes."""
+    if isinstance(photo, Image.Image) and photo.mode not in ("L", "I", "F") and not photo.mode.startswith("I;"):
+        photo = photo.convert("RGB")
     if isinstance(photo, torch.Tensor):
         photo = photo.detach().cpu()
         photo = photo.movedim(0, -1) if photo.ndim == 3 else photo
-    if isinstance(photo, Image.Image) and photo.mode not in ("L", "I", "F") and not photo.mode.startswith("I;"):
-        photo = photo.convert("RGB")
     values = np.asarray(photo)
-    top = 255.0 if values.dtype == np.uint8 else None
-    values = values.astype(np.float32)
-    if values.ndim == 3:
-        values = values[..., :3] @ np.float32([0.299, 0.587, 0.114]) if values.shape[2] >= 3 else values[..., 0]
-    if values.ndim != 2:
-        raise ValueError(f"Expected a photo (height, width[, 3]) or a tensor (channels, height, width), got {values.shape}.")
-    if top is None:  # 16 bit or float: its own range
-        low, top = values.min(), np.ptp(values) or 1.0
-        values = values - low
-    return values / top
+    if values.ndim not in (2, 3):
+        raise ValueError(
+            f"Expected a photo (height, width[, channels]) or a tensor (channels, height, width), got {values.shape}."
+        )
+    low, high = (0, 255) if values.dtype == np.uint8 else (values.min(), values.max())  # 16 bit, float: its own range
+    values = ((values - np.float32(low)) / np.float32(high - low or 1)).astype(np.float32)
+    values = values[..., None] if values.ndim == 2 else values
+    return values[..., :3] if values.shape[2] >= 3 else values[..., :1].repeat(3, axis=2)
