@@ -173,7 +173,8 @@ def _info(args) -> int:
     parameters = sum(p.numel() for p in vit.model.parameters())
     print(f"{vit.name}: {model_type(vit.model)}, {parameters / 1e6:.1f} M parameters")
     print(f"input: {' × '.join(map(str, pixels.shape[1:]))} (channels × height × width)")
-    print(f"{layers} layers × {heads} heads; {seen.grid[0]} × {seen.grid[1]} patches after {seen.prefix_tokens} prefix tokens")
+    rows, columns = seen.grid
+    print(f"{layers} layers × {heads} heads; {rows} × {columns} patches after {seen.prefix_tokens} prefix tokens")
     print(f"{seen.logits.shape[1]} classes: {'; '.join(vit.labels)}")
     return 0
 

@@ -1,4 +1,4 @@
-"""What a map needs to know of a model's layout: blocks, patch grid, classifier input. One small table, by model type."""
+"""What a map needs to know of a model's layout: blocks, patch grid, classifier input; one small table by type."""
 
 import torch
 from torch import nn
@@ -12,6 +12,12 @@ def unwrap(model: nn.Module) -> nn.Module:
 def model_type(model: nn.Module) -> str:
     """The `config.model_type` of a transformers model, else "" (timm's and other plain modules)."""
     return getattr(getattr(model, "config", None), "model_type", "")
+
+
+def vision_config(model: nn.Module):
+    """The configuration of a transformers model's image side, or None."""
+    config = getattr(unwrap(model), "config", None)
+    return getattr(config, "vision_config", config)
 
 
 def patch_grid(model: nn.Module, pixel_values: torch.Tensor, tokens: int, prefix_tokens=None, grid=None):
@@ -30,8 +36,8 @@ def patch_grid(model: nn.Module, pixel_values: torch.Tensor, tokens: int, prefix
     prefix = tokens - rows * columns if prefix_tokens is None else prefix_tokens
     if prefix < 0 or prefix + rows * columns != tokens:
         raise ValueError(
-            f"The model attends over {tokens} tokens, but {prefix} prefix tokens and a {rows}×{columns} patch grid make "
-            f"{prefix + rows * columns}. Pass prefix_tokens= and grid=(rows, columns) that fit."
+            f"The model attends over {tokens} tokens, but {prefix} prefix tokens and a {rows}×{columns} patch grid "
+            f"make {prefix + rows * columns}. Pass prefix_tokens= and grid=(rows, columns) that fit."
         )
     return prefix, (rows, columns)
 
@@ -56,7 +62,7 @@ def readout(model: nn.Module, tokens: int, prefix_tokens: int, device=None) -> t
 
 def blocks(model: nn.Module) -> list[nn.Module]:
     """The transformer blocks: the list of L modules of one class that hold a LayerNorm, whatever its name."""
-    count = getattr(getattr(model, "config", None), "num_hidden_layers", None) or len(getattr(model, "blocks", ()))
+    count = getattr(vision_config(model), "num_hidden_layers", None) or len(getattr(model, "blocks", ()))
     for modules in model.modules():
         alike = isinstance(modules, nn.ModuleList | nn.Sequential) and len({type(m) for m in modules}) == 1
         if alike and len(modules) == count and any(isinstance(m, nn.LayerNorm) for m in modules[0].modules()):
@@ -76,7 +82,7 @@ def classify(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     """Logits (B, K) when the model's own final norm, pooling and head read a block's output `tokens` (B, N, D)."""
     kind = model_type(model)
     if kind in _HEADS:
-        return _HEADS[kind](model, getattr(model, model.base_model_prefix), tokens)
+        return _HEADS[kind](model, tokens)
     if hasattr(model, "forward_head") and hasattr(model, "norm"):  # timm
         return model.forward_head(model.norm(tokens))
     raise ValueError(
@@ -85,25 +91,30 @@ def classify(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _class_token(model, base, tokens):
-    return model.classifier(base.layernorm(tokens)[:, 0])
+def _class_token(model, tokens):
+    return model.classifier(model.base_model.layernorm(tokens)[:, 0])
 
 
-def _deit(model, base, tokens):
+def _deit(model, tokens):
     if not hasattr(model, "distillation_classifier"):
-        return _class_token(model, base, tokens)
-    x = base.layernorm(tokens)
+        return _class_token(model, tokens)
+    x = model.base_model.layernorm(tokens)
     return (model.cls_classifier(x[:, 0]) + model.distillation_classifier(x[:, 1])) / 2
 
 
-def _dinov2(model, base, tokens):
-    x = base.layernorm(tokens)
+def _dinov2(model, tokens):
+    x = model.base_model.layernorm(tokens)
     prefix = 1 + getattr(model.config, "num_register_tokens", 0)
     return model.classifier(torch.cat([x[:, 0], x[:, prefix:].mean(1)], dim=1))
 
 
-def _beit(model, base, tokens):
+def _beit(model, tokens):
+    base = model.base_model
     return model.classifier(base.pooler(base.layernorm(tokens)))
+
+
+def _siglip(model, tokens):
+    return model.classifier(model.vision_model.post_layernorm(tokens).mean(1))
 
 
 _HEADS = {
@@ -112,4 +123,5 @@ _HEADS = {
     "dinov2": _dinov2,
     "dinov2_with_registers": _dinov2,
     "beit": _beit,
+    "siglip": _siglip,
 }

@@ -1,7 +1,7 @@
 """The hooks: attention probabilities and their gradients for a whole batch, with nothing left behind in the model."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -101,7 +101,8 @@ def resolve_target(model: nn.Module, logits: torch.Tensor, target=None) -> torch
     batch, classes = logits.shape
     if target is None:
         if classes == 1:
-            return (logits[:, 0] > 0).long() if _problem(model) != "regression" else torch.ones_like(logits[:, 0]).long()
+            explains_minus_y = (logits[:, 0] <= 0) & (_problem(model) != "regression")
+            return (~explains_minus_y).long()
         return logits.argmax(1)
     target = torch.as_tensor(target, device=logits.device)
     if target.is_floating_point() or target.dtype == torch.bool:
@@ -165,8 +166,9 @@ def recording(model: nn.Module, pixel_values: torch.Tensor, local: bool = False)
             stack.callback(parameter.requires_grad_, True)
         before = getattr(getattr(model, "config", None), "_attn_implementation", None)
         if before not in (None, "sdpa"):
-            model.set_attn_implementation("sdpa")
-            stack.callback(model.set_attn_implementation, before)
+            with suppress(ValueError):  # no such choice: `checked` says why there is nothing to see
+                model.set_attn_implementation("sdpa")
+                stack.callback(model.set_attn_implementation, before)
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(recorder)

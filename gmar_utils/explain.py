@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from . import baselines, gradcam, legrad, rollout
-from .architecture import unwrap
+from .architecture import vision_config
 from .capture import trace
 
 
@@ -117,8 +117,8 @@ def _scores(model, pixel_values, methods, target, prefix_tokens, grid):
     layout = {"prefix_tokens": prefix_tokens, "grid": grid}
     seen = None
     if reads - {"model"}:
-        needs_gradients = any(METHODS[m].reads == "gradients" and o.get("norm", "") is not None for m, o in methods.values())
-        seen = trace(model, pixel_values, target, **layout, gradients=needs_gradients)
+        backward = any(METHODS[m].reads == "gradients" and o.get("norm", "") is not None for m, o in methods.values())
+        seen = trace(model, pixel_values, target, **layout, gradients=backward)
         target = seen.target
     scores = {}
     for label, (name, options) in methods.items():
@@ -149,12 +149,13 @@ def _check(method, options):
 
 def _fitting_batch(model, pixel_values):
     """Images whose traced activations fit in half of the free memory, from the model's own configuration."""
-    config = getattr(unwrap(model), "config", None)
-    patch = getattr(config, "patch_size", None)
-    if not isinstance(patch, int) or not hasattr(config, "num_attention_heads"):
+    config = vision_config(model)
+    names = ("patch_size", "num_hidden_layers", "num_attention_heads", "hidden_size")
+    patch, layers, heads, width = (getattr(config, name, None) for name in names)
+    if not all(isinstance(value, int) for value in (patch, layers, heads, width)):
         return 8
-    tokens = math.prod(s // patch for s in pixel_values.shape[-2:]) + 8
-    floats = config.num_hidden_layers * (4 * config.num_attention_heads * tokens**2 + 24 * tokens * config.hidden_size)
+    tokens = math.prod(side // patch for side in pixel_values.shape[-2:]) + 8
+    floats = layers * (4 * heads * tokens**2 + 24 * tokens * width)
     if pixel_values.is_cuda:
         free = torch.cuda.mem_get_info(pixel_values.device)[0]
     else:

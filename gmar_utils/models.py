@@ -128,8 +128,8 @@ def _processor(source, config, mean, std, size):
     if mean is None or std is None:
         warnings.warn(
             "No processor file: pictures are resized to "
-            f"{_pair(expected)} and normalised with mean {mean or 0.5} and standard deviation {std or 0.5}. If the model was "
-            "trained otherwise, pass mean=, std= and size=, or processor=.",
+            f"{_pair(expected)} and normalised with mean {mean or 0.5} and standard deviation {std or 0.5}. If the "
+            "model was trained otherwise, pass mean=, std= and size=, or processor=.",
             stacklevel=3,
         )
     height, width = _pair(expected)

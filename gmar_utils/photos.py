@@ -79,8 +79,8 @@ def _to_8_bit(pixels, window, name):
     return (255 * ((pixels - low) / max(high - low, 1e-12)).clip(0, 1)).round().astype(np.uint8)
 
 
-def resized_and_cropped(size: tuple[int, int], processor) -> tuple[tuple[float, float], tuple[float, float, float, float]]:
-    """How `processor` sees a photo of (height, width): the size it resizes to, and the crop (top, left, height, width)."""
+def resized_and_cropped(size: tuple[int, int], processor) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+    """What `processor` does with a photo of (height, width): the size it resizes to, the crop (top, left, h, w)."""
     height, width = size
     if getattr(processor, "do_resize", False):
         target = processor.size
@@ -101,7 +101,7 @@ def to_photo(maps: torch.Tensor, sizes: Sequence[tuple[int, int]], processor) ->
     if len(maps) != len(sizes):
         raise ValueError(f"{len(maps)} maps for {len(sizes)} photos.")
     results = []
-    for single, (height, width) in zip(maps.detach().float().cpu(), sizes):
+    for single, (height, width) in zip(maps.detach().float().cpu(), sizes, strict=True):
         (rows, columns), (top, left, crop_h, crop_w) = resized_and_cropped((height, width), processor)
         # centre of each photo pixel, in units of the crop
         y = ((torch.arange(height) + 0.5) * rows / height - top) / crop_h

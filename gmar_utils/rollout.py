@@ -90,7 +90,7 @@ def alpha_polynomial(
     for a, w in reversed(layers) if variant == "output-first" else layers:
         steps = [fuse_step(p, a, w) for p in powers]
         # multiplying by (Â + αI): power k gets the stepped coefficient k and the unstepped coefficient k − 1
-        powers = [steps[0], *(s + p for s, p in zip(steps[1:], powers)), powers[-1]]
+        powers = [steps[0], *(s + p for s, p in zip(steps[1:], powers[:-1], strict=True)), powers[-1]]
     return torch.stack(powers, 1)
 
 

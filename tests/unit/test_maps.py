@@ -1,0 +1,315 @@
+"""Every map against a slow implementation of its own, for every family; planted truth; properties."""
+
+import numpy as np
+import pytest
+import torch
+from families import (
+    FAMILIES,
+    PREFIX,
+    build,
+    grid,
+    images,
+    slow_forward,
+    slow_logits,
+    slow_minmax,
+    slow_readout,
+    slow_rollout,
+    slow_weights,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gmar_utils import METHODS, explain, explain_many, trace
+from gmar_utils.legrad import layer_maps
+from gmar_utils.rollout import VARIANTS, alpha_polynomial, head_weights, weighted_rollout
+
+TOLERANCE = 2e-4
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def case(request):
+    name = request.param
+    model, x = build(name), images(name)
+    target = [3, 1]
+    fast = {
+        label: explain(model, x, method, torch.tensor(target), upsample=False, **options)
+        for label, (method, options) in RECIPES.items()
+    }
+    seen = trace(model, x, torch.tensor(target))
+    return name, target, fast, seen, slow_forward(name, model, x, target), model
+
+
+RECIPES = {
+    **{f"rollout {v}": ("rollout", {"variant": v, "alpha": 0.7}) for v in VARIANTS},
+    **{
+        f"gmar {n} {v}": ("gmar", {"norm": n, "variant": v, "alpha": a})
+        for v, a in zip(VARIANTS, (0.3, 1.0, 2.5), strict=True)
+        for n in ("l1", "l2", None)
+    },
+    "legrad": ("legrad", {}),
+    "legrad last 2, mean pool": ("legrad", {"layers": 2, "pool": "mean"}),
+    "grad-cam": ("grad-cam", {}),
+    "chefer": ("chefer", {}),
+    "attention": ("attention", {}),
+}
+
+
+@pytest.mark.parametrize("label", RECIPES)
+def test_agrees_with_slow_implementation(case, label):
+    name, target, fast, _, slow, model = case
+    attentions, gradients, outputs, norm, norm_gradient, _ = slow
+    method, options = RECIPES[label]
+    prefix, v0 = PREFIX[name], slow_readout(name, attentions[0].shape[-1])
+    if method in ("rollout", "gmar"):
+        weights = slow_weights(gradients, options.get("norm"))
+        scores = slow_rollout(attentions, weights, v0, options["alpha"], options["variant"])[:, prefix:]
+    elif method == "legrad":
+        layers = []
+        for a, tokens in zip(attentions, outputs, strict=True):
+            if options.get("pool") == "mean":
+                tokens = tokens.mean(1, keepdim=True).repeat(1, tokens.shape[1], 1)
+            logits = slow_logits(name, model, tokens)
+            s = sum(logits[i, t] for i, t in enumerate(target))
+            (g,) = torch.autograd.grad(s, a, retain_graph=True)
+            layers.append(g.relu().mean(1).mean(1)[:, prefix:])
+        scores = torch.stack(layers[-options.get("layers", 3) :]).mean(0)
+    elif method == "grad-cam":
+        w = norm_gradient[:, prefix:].mean(1)
+        scores = torch.einsum("bnd,bd->bn", norm[:, prefix:], w).relu()
+    elif method == "chefer":
+        result = []
+        for b in range(2):
+            r = torch.eye(len(v0), dtype=torch.float64)
+            for a, g in zip(attentions, gradients, strict=True):
+                r = r + (a[b] * g[b]).relu().mean(0) @ r
+            result.append(v0 @ r)
+        scores = torch.stack(result)[:, prefix:]
+    else:
+        scores = torch.stack([v0 @ attentions[-1][b].mean(0) for b in range(2)])[:, prefix:]
+    expected = slow_minmax(scores.detach().reshape(2, *grid(name)))
+    torch.testing.assert_close(fast[label].double(), expected, atol=TOLERANCE, rtol=0)
+    assert fast[label].dtype == torch.float32
+
+
+def test_trace_sees_what_eager_attention_sees(case):
+    name, _, _, seen, slow, _ = case
+    torch.testing.assert_close(seen.logits.double(), slow[5].detach(), atol=1e-4, rtol=1e-4)
+    for fast_a, fast_g, a, g in zip(seen.attentions, seen.gradients, slow[0], slow[1], strict=True):
+        torch.testing.assert_close(fast_a.double(), a.detach(), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(fast_g.double(), g, atol=1e-4 * g.abs().max().item(), rtol=1e-3)
+    assert (seen.prefix_tokens, seen.grid) == (PREFIX[name], grid(name))
+    assert torch.equal(seen.readout.double(), slow_readout(name, len(seen.readout)))
+
+
+# --- properties of the rollout, on random stochastic stacks -----------------------------------------------------------
+
+
+def stack(seed, layers=3, batch=2, heads=3, tokens=7):
+    g = torch.Generator().manual_seed(seed)
+    attentions = [(2 * torch.randn(batch, heads, tokens, tokens, generator=g)).softmax(-1) for _ in range(layers)]
+    gradients = [torch.randn(batch, heads, tokens, tokens, generator=g) for _ in range(layers)]
+    readout = torch.zeros(tokens)
+    readout[0] = 1
+    return attentions, gradients, readout
+
+
+seeds = st.integers(0, 10_000)
+norms = st.sampled_from(["l1", "l2", None])
+variants = st.sampled_from(VARIANTS)
+alphas = st.floats(0, 20, allow_nan=False)
+
+
+@settings(deadline=None, max_examples=40)
+@given(seeds, norms, variants, alphas)
+def test_vector_form_equals_matrix_form(seed, norm, variant, alpha):
+    attentions, gradients, v0 = stack(seed)
+    weights = head_weights(gradients, norm)
+    expected = slow_rollout(attentions, [w.double() for w in weights], v0.double(), alpha, variant)
+    torch.testing.assert_close(
+        weighted_rollout(attentions, weights, v0, alpha, variant).double(), expected, rtol=1e-5, atol=1e-7
+    )
+
+
+@settings(deadline=None, max_examples=40)
+@given(seeds, norms, variants, alphas)
+def test_alpha_polynomial_equals_direct_evaluation(seed, norm, variant, alpha):
+    attentions, gradients, v0 = stack(seed)
+    weights = head_weights(gradients, norm)
+    coefficients = alpha_polynomial(attentions, weights, v0, variant).double()
+    assert coefficients.shape[1] == (2 if variant == "paper" else len(attentions) + 1)
+    value = sum(c * alpha**k for k, c in enumerate(coefficients.unbind(1)))
+    scale = 1 if variant == "paper" else (1 + alpha) ** len(attentions)
+    direct = weighted_rollout(attentions, weights, v0, alpha, variant).double()
+    torch.testing.assert_close(value / scale, direct, rtol=1e-5, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seeds, st.sampled_from(["l1", "l2"]), st.floats(1e-3, 1e3))
+def test_weights_sum_to_one_follow_heads_and_ignore_the_scale_of_the_logit(seed, norm, scale):
+    _, gradients, _ = stack(seed)
+    order = torch.randperm(3, generator=torch.Generator().manual_seed(seed))
+    weights = head_weights(gradients, norm)
+    scaled = head_weights([g * scale for g in gradients], norm)
+    permuted = head_weights([g[:, order] for g in gradients], norm)
+    for w, s, p in zip(weights, scaled, permuted, strict=True):
+        torch.testing.assert_close(w.sum(1), torch.ones(2))
+        torch.testing.assert_close(s, w)
+        torch.testing.assert_close(p, w[:, order])
+
+
+@settings(deadline=None, max_examples=30)
+@given(seeds, variants, alphas)
+def test_products_keep_rows_summing_to_one_and_heads_may_be_permuted(seed, variant, alpha):
+    attentions, gradients, v0 = stack(seed)
+    order = torch.randperm(3, generator=torch.Generator().manual_seed(seed))
+    scores = weighted_rollout(attentions, head_weights(gradients), v0, alpha, variant)
+    total = 1 + len(attentions) * alpha if variant == "paper" else 1.0
+    torch.testing.assert_close(scores.sum(1), torch.full((2,), total), rtol=1e-4, atol=1e-4)
+    swapped = weighted_rollout(
+        [a[:, order] for a in attentions], head_weights([g[:, order] for g in gradients]), v0, alpha, variant
+    )
+    torch.testing.assert_close(swapped, scores)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_order_and_recursion_are_different_readings(variant):
+    attentions, gradients, v0 = stack(0)
+    weights = head_weights(gradients)
+    others = [weighted_rollout(attentions, weights, v0, 1.0, v) for v in VARIANTS if v != variant]
+    mine = weighted_rollout(attentions, weights, v0, 1.0, variant)
+    assert all((mine / mine.sum() - o / o.sum()).abs().max() > 1e-3 for o in others)
+
+
+# --- planted truth ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("patch", [1, 4, 6])
+def test_attention_that_points_at_one_patch_is_found(variant, patch):
+    attentions, gradients, v0 = stack(3)
+    for a in attentions:
+        a.mul_(0.4)
+        a[..., patch] += 0.6
+    scores = weighted_rollout(attentions, head_weights(gradients), v0, 1.0, variant)[:, 1:]
+    assert (scores.argmax(1) == patch - 1).all()
+
+
+def test_gradient_finds_the_head_that_matters():
+    attentions, gradients, v0 = stack(4)
+    for a, g in zip(attentions, gradients, strict=True):
+        a.fill_(1 / 7)
+        a[:, 1] = torch.eye(7)[5]  # head 1 looks at patch 5, the others look everywhere
+        g[:, [0, 2]] *= 1e-3
+    plain = weighted_rollout(attentions, head_weights(gradients, None), v0)[:, 1:]
+    gmar = weighted_rollout(attentions, head_weights(gradients), v0)[:, 1:]
+    assert (gmar.argmax(1) == 4).all()
+    assert (gmar[:, 4] / gmar.sum(1) > 1.5 * plain[:, 4] / plain.sum(1)).all()
+
+
+# --- whole models -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("upsample", [True, False])
+def test_a_map_does_not_depend_on_its_batch(method, upsample):
+    model, x = build("vit-wide"), images("vit-wide", 3)
+    together = explain(model, x, method, upsample=upsample)
+    alone = torch.cat([explain(model, x[i : i + 1], method, upsample=upsample) for i in range(3)])
+    split = explain(model, x, method, upsample=upsample, batch_size=2)
+    assert together.shape == ((3, 32, 48) if upsample else (3, 4, 6))
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    torch.testing.assert_close(split, together, atol=1e-5, rtol=0)
+    assert together.amin() == 0 and (method == "grad-cam" or together.amax() == 1)
+
+
+@pytest.mark.parametrize("method", ["rollout", "gmar", "legrad", "grad-cam", "chefer", "attention"])
+def test_permuting_patches_with_their_positions_permutes_the_map(method):
+    model, x = build("vit"), images("vit", 1)
+    before = explain(model, x, method, 2, upsample=False).flatten()
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(5))
+    patches = x.unfold(2, 8, 8).unfold(3, 8, 8).flatten(2, 3)[:, :, order]  # (1, 3, 16, 8, 8)
+    moved = patches.reshape(1, 3, 4, 4, 8, 8).transpose(3, 4).reshape(1, 3, 32, 32)
+    with torch.no_grad():
+        positions = model.vit.embeddings.position_embeddings
+        positions[:, 1:] = positions[:, 1:][:, order]
+    after = explain(model, moved, method, 2, upsample=False).flatten()
+    torch.testing.assert_close(after, before[order], atol=1e-4, rtol=0)
+
+
+def test_scaling_the_logits_leaves_gmar_unchanged():
+    model, x = build("vit"), images("vit")
+    before = explain(model, x, "gmar", 2)
+    with torch.no_grad():
+        model.classifier.weight.mul_(37), model.classifier.bias.mul_(37)
+    torch.testing.assert_close(explain(model, x, "gmar", 2), before, atol=1e-5, rtol=0)
+
+
+def test_one_trace_serves_many_maps():
+    model, x = build("vit"), images("vit")
+    many = explain_many(model, x, RECIPES, upsample=False)
+    assert list(many) == list(RECIPES)
+    for label, (method, options) in RECIPES.items():
+        torch.testing.assert_close(
+            many[label], explain(model, x, method, upsample=False, **options), atol=1e-5, rtol=0, msg=label
+        )
+
+
+def test_layer_maps_average_to_legrad():
+    model, x = build("vit"), images("vit")
+    layers = layer_maps(model, x)
+    assert layers.shape == (2, 3, 4, 4)
+    torch.testing.assert_close(
+        slow_minmax(layers[:, 1:].mean(1)), explain(model, x, "legrad", upsample=False, layers=2), atol=1e-5, rtol=0
+    )
+
+
+def test_random_has_a_seed_and_center_is_in_the_middle():
+    model, x = build("vit"), images("vit")
+    assert torch.equal(explain(model, x, "random"), explain(model, x, "random", seed=0))
+    assert not torch.equal(explain(model, x, "random"), explain(model, x, "random", seed=1))
+    middle = explain(model, x, "center", upsample=False)[0]
+    assert middle.max() == middle[1, 1] == middle[2, 2] and middle.min() == middle[0, 0] == 0
+
+
+def test_a_constant_map_becomes_zero():
+    from gmar_utils.explain import minmax
+
+    maps = torch.stack([torch.full((3, 4), 0.3), torch.arange(12.0).reshape(3, 4)])
+    assert torch.equal(minmax(maps)[0], torch.zeros(3, 4))
+    np.testing.assert_allclose(minmax(maps)[1].flatten(), np.arange(12) / 11, rtol=1e-6)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("alpha", [0.0, 1e4])
+def test_extreme_alpha_stays_finite(variant, alpha):
+    model, x = build("vit", num_hidden_layers=24), images("vit")
+    assert torch.isfinite(explain(model, x, "gmar", alpha=alpha, variant=variant)).all()
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "method, options, error, words",
+    [
+        ("gmarr", {}, ValueError, "grad-cam, rollout, gmar"),
+        ("gmar", {"layers": 2}, TypeError, "it takes norm, alpha, variant"),
+        ("attention", {"alpha": 1}, TypeError, "it takes none"),
+        ("gmar", {"alpha": float("nan")}, ValueError, "alpha"),
+        ("gmar", {"alpha": -1.0}, ValueError, "alpha"),
+        ("gmar", {"norm": "l3"}, ValueError, "norm"),
+        ("rollout", {"variant": "abnar"}, ValueError, "output-first"),
+        ("legrad", {"layers": 4}, ValueError, "from 1 to 3"),
+        ("legrad", {"pool": "max"}, ValueError, "pool"),
+        ("gmar", {"batch_size": 0}, ValueError, "batch_size"),
+    ],
+)
+def test_bad_options_say_what_is_expected(method, options, error, words):
+    with pytest.raises(error, match=words):
+        explain(build("vit"), images("vit"), method, **options)
+
+
+def test_zero_gradients_give_equal_weights_and_a_warning():
+    with pytest.warns(UserWarning, match="equal weights"):
+        (w,) = head_weights([torch.zeros(2, 4, 3, 3)])
+    assert torch.equal(w, torch.full((2, 4), 0.25))
