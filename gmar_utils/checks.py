@@ -208,7 +208,7 @@ def softmax(answer):
             "that is the exponential only; divide each row by its sum.": e,
         }, "the attention")  # fmt: skip
     if not ask(answer, scores + 200).isfinite().all():
-        raise Hint("right for small scores, but exp(200) overflows. Subtract each row's maximum first; nothing changes.")
+        raise Hint("right for small scores, but exp(200) overflows. Subtract each row's maximum first.")
 
 
 @exercise(1, "medium", 8)

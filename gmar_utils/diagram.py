@@ -60,7 +60,7 @@ def matrix(ax, values, rows=(), columns=(), title: str = "", top: float | None =
     """A small matrix (n, m) as shaded squares with their numbers. `top` is the value of the darkest shade."""
     values = np.asarray(values, dtype=float)
     top = top or np.abs(values).max() or 1.0
-    ax.imshow(values, cmap="Purples", vmin=0, vmax=1.5 * top)
+    ax.imshow(values, cmap="Purples", vmin=0, vmax=2 * top)
     for (i, j), value in np.ndenumerate(values):
         ax.text(j, i, form.format(value), ha="center", va="center", fontsize=10, color=INK)
     ax.set_xticks(range(values.shape[1]), columns or [""] * values.shape[1], fontsize=9)
