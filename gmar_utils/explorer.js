@@ -97,19 +97,36 @@ function positions(n, cells) {           // bilinear, align_corners=False: left 
   });
 }
 
-// An (R, C) map as a picture of w × h pixels; colour(value) writes four bytes.
-function colourMap(map, [R, C], w, height, colour) {
-  const canvas = sheet(w, height), context = canvas.getContext("2d"), image = context.createImageData(w, height);
-  const xs = positions(w, C), ys = positions(height, R);
+// An (R, C) map as w × height values.
+function enlarge(map, [R, C], w, height) {
+  const xs = positions(w, C), ys = positions(height, R), out = new Float32Array(w * height), right = C > 1 ? 1 : 0, below = R > 1 ? C : 0;
   let k = 0;
   for (const [r, fy] of ys) for (const [c, fx] of xs) {
-    const i = r * C + c, right = C > 1 ? 1 : 0, below = R > 1 ? C : 0;
-    const top = map[i] + fx * (map[i + right] - map[i]), bottom = map[i + below] + fx * (map[i + below + right] - map[i + below]);
-    colour(top + fy * (bottom - top), image.data, k);
-    k += 4;
+    const i = r * C + c, top = map[i] + fx * (map[i + right] - map[i]), bottom = map[i + below] + fx * (map[i + below + right] - map[i + below]);
+    out[k++] = top + fy * (bottom - top);
   }
+  return out;
+}
+
+// An (R, C) map as a picture of w × h pixels; colour(value) writes four bytes.
+function colourMap(map, grid, w, height, colour) {
+  const canvas = sheet(w, height), context = canvas.getContext("2d"), image = context.createImageData(w, height);
+  enlarge(map, grid, w, height).forEach((v, k) => colour(v, image.data, 4 * k));
   context.putImageData(image, 0, 0);
   return canvas;
+}
+
+// Where the map crosses one half, as line segments in units of patches (marching squares on a grid four times as fine).
+function contour([R, C], map, line) {
+  const rows = 4 * R, columns = 4 * C, fine = enlarge(map, [R, C], columns, rows).map(v => v - 0.5);
+  for (let y = 0; y + 1 < rows; y++) for (let x = 0; x + 1 < columns; x++) {
+    const corners = [[x, y], [x + 1, y], [x + 1, y + 1], [x, y + 1]], ends = [];
+    for (let k = 0; k < 4; k++) {
+      const [ax, ay] = corners[k], [bx, by] = corners[(k + 1) % 4], a = fine[ay * columns + ax], b = fine[by * columns + bx];
+      if (a > 0 !== b > 0) ends.push([(ax + (bx - ax) * a / (a - b) + 0.5) / 4, (ay + (by - ay) * a / (a - b) + 0.5) / 4]);
+    }
+    for (let k = 0; k + 1 < ends.length; k += 2) line(...ends[k], ...ends[k + 1]);
+  }
 }
 
 // ---------------------------------------------------------------------------------------------- one photo's data
@@ -168,14 +185,21 @@ async function render({ model, el }) {
   const ramp = (v, data, k) => { const c = 3 * Math.round(255 * v); data[k] = magma[c]; data[k + 1] = magma[c + 1]; data[k + 2] = magma[c + 2]; data[k + 3] = 255; };
   const css = v => { const c = 3 * Math.round(255 * v); return `rgb(${magma[c]},${magma[c + 1]},${magma[c + 2]})`; };
   const gradient = `linear-gradient(to right, ${Array.from({ length: 9 }, (_, i) => css(i / 8)).join(", ")})`;
-  function paint(canvas, map, colour = ramp, opacity = model.get("opacity")) {
+  function paint(canvas, map, colour = ramp) {
     const { width, height } = photo.colour, [x0, y0, x1, y1] = photo.box;
     if (canvas.width !== width || canvas.height !== height) { canvas.width = width; canvas.height = height; }
     const context = canvas.getContext("2d"), w = Math.round((x1 - x0) / 2), hh = Math.round((y1 - y0) / 2);
     context.drawImage(photo.grey, 0, 0);
-    context.globalAlpha = opacity;
+    context.globalAlpha = model.get("opacity");
     context.drawImage(colourMap(map, photo.grid, w, hh, colour), x0, y0, x1 - x0, y1 - y0);
     context.globalAlpha = 1;
+    if (colour === ramp) {
+      const sx = (x1 - x0) / photo.C, sy = (y1 - y0) / photo.R;
+      context.beginPath();
+      contour(photo.grid, map, (ax, ay, bx, by) => { context.moveTo(x0 + sx * ax, y0 + sy * ay); context.lineTo(x0 + sx * bx, y0 + sy * by); });
+      context.strokeStyle = "#fff"; context.lineWidth = 1.5; context.lineCap = "round";
+      context.stroke();
+    }
     if (canvas.dataset.cursor) frame(context, +canvas.dataset.cursor);
   }
   function cell(k) {
@@ -306,7 +330,7 @@ async function render({ model, el }) {
         reset.disabled = !state.muted.length;
       };
       return { update, el: h("section", { class: "gmar-heads" },
-        h("div", { class: "gmar-pair" }, figure(canvas, "Touch a patch", legend("low", "high")), figure(look, lookCaption)), hint,
+        h("div", { class: "gmar-pair" }, figure(canvas, "Point at a patch", legend("low", "high")), figure(look, lookCaption)), hint,
         h("div", {}, h("div", { class: "gmar-buttons", role: "group", "aria-label": "What a press on a head does" }, ...modes, reset), board,
           h("p", { class: "gmar-key" }, h("span", { class: "gmar-highest" }, "▲"), " highest of its layer  ", h("span", { class: "gmar-lowest" }, "▼"),
             " lowest of its layer. Numbers are percent."))) };
@@ -330,7 +354,7 @@ async function render({ model, el }) {
         paint(difference, d.map(x => (x / unit + 1) / 2), (v, data, k) => {
           const x = 2 * v - 1;
           data.set(x < 0 ? [70, 150, 255, -255 * x] : [255, 150, 30, 255 * x], k);
-        }, 0.9);
+        });
         ids.forEach((i, n) => { captions[n].textContent = label(i); canvases[n].setAttribute("aria-label", `${label(i)}, strongest patch ${place(highestFirst(maps[n])[0])}`); });
         captions[2].textContent = "Difference";
         scale[0].textContent = `left +${most.toFixed(2)}`; scale[1].textContent = `right +${most.toFixed(2)}`;
@@ -340,7 +364,9 @@ async function render({ model, el }) {
         el.dataset.left = checksum(maps[0]).toFixed(7); el.dataset.right = checksum(maps[1]).toFixed(7); el.dataset.difference = most.toFixed(7);
       };
       over.prepend(under); over.append(bar, swipe);
-      return { update, el: h("section", { class: "gmar-compare" }, figure(left, captions[0]), figure(right, captions[1]),
+      const code = () => `left = ${choiceCode(model.get("left"))}\nright = ${choiceCode(model.get("right"))}\ndifference = right - left`;
+      const say = () => `${canvases[0].ariaLabel}. ${canvases[1].ariaLabel}. ${difference.ariaLabel}`;
+      return { update, code, say, el: h("section", { class: "gmar-compare" }, figure(left, captions[0]), figure(right, captions[1]),
         figure(difference, captions[2], legend(scale[0], scale[1], "linear-gradient(to right, #4696ff, #8888, #ff961e)")),
         h("figure", {}, over, h("figcaption", {}, "Swipe: left map | right map"))) };
     },
@@ -352,10 +378,10 @@ async function render({ model, el }) {
       const play = h("button", { type: "button" }, "Play"), hint = h("p", { class: "gmar-hint" });
       let timer = null;
       const stop = () => { clearInterval(timer); timer = null; schedule(); };
-      const last = () => photo.curve(0, 0).length - 1;
+      const steps = () => photo.fractions.length - 1;
       const start = () => {
-        if (model.get("step") >= last()) set({ step: 0 });
-        timer = setInterval(() => { if (model.get("step") < last()) set({ step: model.get("step") + 1 }); else stop(); }, 150);
+        if (model.get("step") >= steps()) set({ step: 0 });
+        timer = setInterval(() => { if (model.get("step") < steps()) set({ step: model.get("step") + 1 }); else stop(); }, 150);
         schedule();
       };
       play.addEventListener("click", () => timer ? stop() : start());
@@ -364,13 +390,13 @@ async function render({ model, el }) {
       const drag = event => {
         if (event.type === "pointermove" && !event.buttons) return;
         const r = chart.getBoundingClientRect(), x = (event.clientX - r.left) / r.width * W;
-        set({ step: Math.max(0, Math.min(last(), Math.round((x - pad.l) / (W - pad.l - pad.r) * last()))) });
+        set({ step: Math.max(0, Math.min(steps(), Math.round((x - pad.l) / (W - pad.l - pad.r) * steps()))) });
       };
       chart.addEventListener("pointerdown", event => { chart.setPointerCapture(event.pointerId); drag(event); });
       chart.addEventListener("pointermove", drag);
       const update = () => {
-        const m = model.get("method"), S = last(), step = Math.min(model.get("step"), S), curve = photo.curve(state.t, m), patches = photo.R * photo.C;
-        const gone = Math.round(step * patches / S), context = canvas.getContext("2d");
+        const m = model.get("method"), S = steps(), step = Math.min(model.get("step"), S), curve = photo.curve(state.t, m), patches = photo.R * photo.C;
+        const gone = Math.round(photo.fractions[step] * patches), context = canvas.getContext("2d");
         canvas.width = photo.colour.width; canvas.height = photo.colour.height;
         context.drawImage(photo.colour, 0, 0);
         context.fillStyle = `rgb(${photo.fill.join()})`;
@@ -397,7 +423,9 @@ async function render({ model, el }) {
         play.textContent = timer ? "Pause" : "Play";
         el.dataset.probability = curve[step].toFixed(7); el.dataset.removed = gone;
       };
-      return { update, el: h("section", { class: "gmar-deletion" }, figure(canvas, caption), h("div", {}, chart, h("div", { class: "gmar-buttons" }, play), hint)) };
+      const code = () => `maps = ${methodCode(model.get("method"), true)}\ncurve = gmar_utils.metrics.deletion(\n    vit.model, vit.preprocess([${where()}]), maps, target=${photo.targets[state.t]}\n)\ncurve.scores`;
+      const say = () => `${name().replace(/ \d+ %$/, "")}, order by ${photo.methods[model.get("method")]}. ${caption.textContent}.`;
+      return { update, code, say, el: h("section", { class: "gmar-deletion" }, figure(canvas, caption), h("div", {}, chart, h("div", { class: "gmar-buttons" }, play), hint)) };
     },
   };
 
@@ -405,36 +433,39 @@ async function render({ model, el }) {
   const code = h("code"), copied = h("span", { role: "status" });
   const copy = h("button", { type: "button", onclick: () => navigator.clipboard?.writeText(code.textContent).then(
     () => { copied.textContent = "Copied."; }, () => { copied.textContent = "Select the text and copy it."; }) }, "Copy");
-  function codeText() {
-    const py = JSON.stringify, norm = NORMS[state.norm] ? py(NORMS[state.norm]) : "None", muted = state.muted.map(pair => `(${pair.join(", ")})`).join(", ");
-    return `gmar_utils.explorer.state_map(\n    ${photo.code}, target=${photo.targets[state.t]},\n    norm=${norm}, alpha=${+state.alpha.toFixed(4)}, variant=${py(state.variant)},\n`
+  const where = () => `photos[${photo.key}]`;
+  function stateCode(norm) {
+    const py = JSON.stringify, muted = state.muted.map(pair => `(${pair.join(", ")})`).join(", ");
+    return `gmar_utils.explorer.state_map(\n    vit, ${where()}, target=${photo.targets[state.t]},\n`
+      + `    norm=${NORMS[norm] ? py(NORMS[norm]) : "None"}, alpha=${+state.alpha.toFixed(4)}, variant=${py(state.variant)},\n`
       + `    layers=(${state.first}, ${state.last})${muted && `, muted=[${muted}]`},\n)`;
   }
+  const methodCode = (m, batch) => `gmar_utils.explain(\n    vit.model, vit.preprocess([${where()}]), ${photo.calls[m]},\n    target=${photo.targets[state.t]}, upsample=False,\n)${batch ? "" : "[0]"}`;
+  const choiceCode = i => i === 0 ? stateCode(state.norm) : i === 1 ? stateCode(2) : methodCode(i - 2);
 
   // --- put together
-  const parts = show.map(panel => panels[panel]());
+  const parts = show.map(panel => panels[panel]()), last = parts.at(-1);
   const live = h("p", { class: "gmar-live", "aria-live": "polite", role: "status" }), note = h("p", { class: "gmar-note" });
   el.classList.add("gmar");
   el.replaceChildren(...parts.map(p => p.el), live,
-    h("details", {}, h("summary", {}, "This picture as code"), h("pre", { tabindex: 0 }, code), h("div", { class: "gmar-buttons" }, copy, copied)), note);
+    h("details", {}, h("summary", {}, "As code"), h("pre", { tabindex: 0 }, code), h("div", { class: "gmar-buttons" }, copy, copied)), note);
 
-  let waiting = 0, speaking = 0, spoken = -1;
+  let waiting = 0, speaking = 0;
   function draw() {
     waiting = 0;
     const began = performance.now();
     compute();
     if (model.get("target_names").join() !== photo.target_names.join()) set({ target_names: photo.target_names, target: 0 });
     for (const part of parts) part.update();
-    code.textContent = codeText();
+    code.textContent = `${last.code?.() ?? `map = ${stateCode(state.norm)}`}\n`;
     copied.textContent = "";
     const best = highestFirst(state.map)[0];
     note.textContent = `Attention is stored in 8 bits; against full precision these maps are off by at most ${(100 * photo.error).toFixed(1)} % of their range.`;
     el.dataset.checksum = checksum(state.map).toFixed(7);
     el.dataset.ms = (performance.now() - began).toFixed(2);
-    const words = `Strongest patch: ${place(best)}. ${name()}; ${settings()}.`;
+    const words = last.say?.() ?? `Strongest patch: ${place(best)}. ${name()}; ${settings()}.`;
     clearTimeout(speaking);                  // speak when the hand rests, not at every step of a drag
-    speaking = setTimeout(() => { if (live.textContent !== words) live.textContent = words; }, spoken < 0 ? 0 : 400);
-    spoken = best;
+    speaking = setTimeout(() => { if (live.textContent !== words) live.textContent = words; }, live.textContent ? 400 : 0);
   }
   function schedule() { waiting ||= requestAnimationFrame(draw); }
 
@@ -464,7 +495,7 @@ function nameHandles(el) {
   const observer = new MutationObserver(label);
   const timer = setTimeout(() => {          // the box around the view is put together after the view
     const box = el.closest(".gmar-explorer");
-    if (box) observer.observe(box, { childList: true, subtree: true });
+    if (box) observer.observe(box, { childList: true, subtree: true, attributes: true, attributeFilter: ["aria-label"] });
     label();
   });
   return () => { clearTimeout(timer); observer.disconnect(); };

@@ -4,7 +4,7 @@
     packed = pack(vit, photos); explore(packed, show="heads") # several views of one set of photos: packed once
 
 The page computes the maps itself, from the photo's attention in 8 bits and exact head weights. `state_map` is the same
-picture as a plain function call; 'This picture as code' under each view writes that call.
+picture as a plain function call; 'As code' under each view writes that call.
 """
 
 import io
@@ -27,45 +27,48 @@ from .rollout import VARIANTS, head_weights, weighted_rollout
 
 NORMS = ("l1", "l2", None)
 SHOW = ("map", "heads", "compare", "deletion")
-PHOTO_PIXELS = 320  # longer side of the picture in the page
+PHOTO_PIXELS = 448  # longer side of the picture in the page
 
 # Maps that do not follow the sliders, for comparison and deletion: label → (method, options).
 METHODS_SHOWN = {
     "GMAR L1": ("gmar", {"norm": "l1"}),
     "GMAR L2": ("gmar", {"norm": "l2"}),
-    "GMAR without weights": ("gmar", {"norm": None}),
     "Attention rollout": ("rollout", {}),
     "LeGrad": ("legrad", {}),
     "Grad-CAM": ("grad-cam", {}),
-    "Last-layer attention": ("attention", {}),
     "Random": ("random", {}),
 }
 
-# Settings worth a look; norm is the index in NORMS.
+# Settings worth a look; norm and variant are indices in NORMS and VARIANTS.
 PRESETS = (
     {
         "label": "α = 0",
-        "state": {"alpha": 0.0, "norm": 0},
-        "say": "No residual path: attention is only handed on from layer to layer. It forgets where it started, so the "
-        "map spreads out and hardly depends on the class.",
+        "state": {"alpha": 0.0, "norm": 0, "variant": 0},
+        "say": "No residual path. The map mixes what all tokens look at in the last layer. Remember it; press α = 10.",
     },
     {
         "label": "α = 1",
-        "state": {"alpha": 1.0, "norm": 0},
-        "say": "Residual path and attention count the same, as in classical rollout. Look for spots that α = 0 did not "
-        "show.",
+        "state": {"alpha": 1.0, "norm": 0, "variant": 0},
+        "say": "Residual path and attention count the same. In the paper’s recursion every term still ends in the last "
+        "layer, so α only changes the mixture.",
     },
     {
         "label": "α = 10",
-        "state": {"alpha": 10.0, "norm": 0},
-        "say": "The residual path rules. The map is close to its limit: from here on a larger α changes almost "
-        "nothing.",
+        "state": {"alpha": 10.0, "norm": 0, "variant": 0},
+        "say": "The residual path rules: this is close to the map for α → ∞. Now choose the variant ‘report’ and move "
+        "α again: there it matters.",
     },
     {
         "label": "equal heads",
-        "state": {"alpha": 1.0, "norm": 2},
-        "say": "Every head counts the same: this is GMAR without its weights. What moved since α = 1 is all that the "
-        "head weights do on this photo.",
+        "state": {"alpha": 1.0, "norm": 2, "variant": 0},
+        "say": "Every head counts the same: GMAR without its weights. What moved since α = 1 is all that the head "
+        "weights do on this photo.",
+    },
+    {
+        "label": "classical rollout",
+        "state": {"alpha": 1.0, "norm": 2, "variant": 2},
+        "say": "Equal heads, the last layer first: the order of Abnar and Zuidema. Only the order and the recursion "
+        "changed since ‘equal heads’.",
     },
 )
 
@@ -129,8 +132,8 @@ def explore(source, photos=None, show: str | Sequence[str] = "map", targets: int
     """Sliders over a live map: an ipywidgets box, `.view` its `ExplorerView`.
 
     source   a model (Vit, bundled name, folder, hub id or model object) with `photos`, or what `pack` returned
-    photos   {name: photo} or a list; a photo is whatever `Vit.preprocess` takes. The code under the view says
-             `photos[name]`, so call them `photos` (and the model `vit`) to paste it
+    photos   {name: photo} or a list; a photo is whatever `Vit.preprocess` takes. The code under the view calls them
+             `photos` and the model `vit`
     show     "map" | "heads" (board of head weights, click to mute or solo; where a patch looks) | "compare" (two maps,
              their difference, a swipe handle) | "deletion" (patches vanish, the probability falls), or several of them
     targets  how many of the most probable classes can be explained
@@ -190,7 +193,7 @@ def _control(view, kind, depth):
     """One of ipywidgets' own controls, linked to the view in the browser: it works with a kernel and without."""
     menus = {
         "photo": ("photo", [p.info["name"] for p in view.photos]),
-        "target": ("why this class?", view.target_names),
+        "target": ("class", view.target_names),
         "norm": ("head weights", ["L1 norm", "L2 norm", "equal"]),
         "variant": ("variant", VARIANTS),
         "left": ("left map", view.choices),
@@ -213,7 +216,7 @@ def _control(view, kind, depth):
     elif kind == "layers":
         control = widgets.IntRangeSlider(description="layers", min=1, max=depth, value=value)
     elif kind == "look":
-        control = widgets.IntSlider(description="layer looked at", min=1, max=depth, value=value)
+        control = widgets.IntSlider(description="look in layer", min=1, max=depth, value=value)
     else:
         steps = len(view.photos[0].info["fractions"]) - 1
         control = widgets.IntSlider(description="steps", min=0, max=steps, value=value)
@@ -225,15 +228,14 @@ def pack(model, photos, targets: int = 3, curves: bool = False) -> list[PhotoDat
     """What the view needs of each photo, to be shared by several `explore(packed, show=…)`.
 
     model, photos, targets as in `explore`; curves=True computes the deletion curves too: 33 forwards a photo, class
-    and method. The name of a bundled model or folder goes into the code that the view shows; others are `vit` there.
+    and method.
     """
     vit = model if isinstance(model, Vit) else load_model(model)
-    model_code = repr(model) if isinstance(model, str) else "vit"
     keyed = photos.items() if isinstance(photos, Mapping) else enumerate(photos)
-    return [_pack(vit, key, photo, f"{model_code}, photos[{key!r}]", targets, curves) for key, photo in keyed]
+    return [_pack(vit, key, photo, targets, curves) for key, photo in keyed]
 
 
-def _pack(vit, key, photo, code, targets, curves):
+def _pack(vit, key, photo, targets, curves):
     pixels = vit.preprocess([photo])
     first = trace(vit.model, pixels, gradients=False)
     classes = torch.arange(first.logits.shape[1], device=first.logits.device)
@@ -256,7 +258,7 @@ def _pack(vit, key, photo, code, targets, curves):
     return PhotoData(
         info={
             "name": key if isinstance(key, str) else f"photo {key + 1}",
-            "code": code,
+            "key": repr(key),
             "shape": list(attention.shape[:3]),
             "grid": list(t.grid),
             "crop": [columns[0] / width, rows[0] / height, (columns[1] + 1) / width, (rows[1] + 1) / height],
@@ -264,6 +266,7 @@ def _pack(vit, key, photo, code, targets, curves):
             "targets": top.tolist(),
             "target_names": [f"{vit.label(k)} {100 * chances[k]:.0f} %" for k in top.tolist()],
             "methods": list(METHODS_SHOWN),
+            "calls": [", ".join([f'"{m}"', *(f"{k}={v!r}" for k, v in o.items())]) for m, o in METHODS_SHOWN.values()],
             "fractions": found[0].fractions.tolist() if found else [],
             "error": _error(t, codes),
         },
