@@ -4,14 +4,19 @@ import json
 import os
 
 
-def drop_thebe(app, pagename, templatename, context, doctree):
-    """sphinx-thebe adds its scripts to every page: they name a CDN and write the same constant twice."""
+# In a notebook, transformers draws its progress bars as widgets, and a page with widgets loads their scripts.
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
-    def is_thebe(script):
-        return "thebe" in f"{getattr(script, 'filename', script)}{getattr(script, 'attributes', {})}".lower()
+
+def drop_scripts(app, pagename, templatename, context, doctree):
+    """Leave out sphinx-thebe's scripts on every page: they name a CDN."""
+
+    def unwanted(script):
+        text = f"{getattr(script, 'filename', script)}{getattr(script, 'attributes', {})}".lower()
+        return "thebe" in text
 
     for kind in ("script_files", "css_files"):
-        context[kind] = [file for file in context[kind] if not is_thebe(file)]
+        context[kind] = [file for file in context[kind] if not unwanted(file)]
 
 
 def drop_solutions(app, docname, source):
@@ -37,5 +42,5 @@ def setup(app):
     app.add_config_value("book_solutions", os.environ.get("SOLUTIONS") != "0", "env")
     app.connect("config-inited", link_repository)
     app.connect("source-read", drop_solutions)
-    app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("html-page-context", drop_scripts, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -113,9 +113,9 @@ def grid(photos, maps: dict, titles=None, *, columns: int | None = None, width: 
     columns = columns or len(maps) + 1
     rows = -(-len(cells) // columns)
     ratio = np.mean([np.divide(*_pixels(p).shape[:2]) for p in photos])
+    figure = _figure(width * columns, (width * ratio + 0.3) * rows)
     with plt.style.context(STYLE):
-        size = width * columns, (width * ratio + 0.3) * rows
-        figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
+        axes = figure.subplots(rows, columns, squeeze=False)
         for ax, cell in zip(axes.flat, cells, strict=False):
             overlay(ax, *cell)
         for ax in axes.flat[len(cells) :]:
@@ -137,8 +137,9 @@ def forest(summary, ax=None, *, xlabel: str = "mean, 95 % interval"):
     if missing:
         raise ValueError(f"forest needs the columns method, mean, low and high; {', '.join(sorted(missing))} missing.")
     names = sorted(table["method"].unique(), key=lambda n: (style(n).order, n))
+    figure = ax.figure if ax else _figure(6, 0.34 * len(names) + 0.7)
     with plt.style.context(STYLE):
-        ax = ax or plt.subplots(figsize=(6, 0.34 * len(names) + 0.7))[1]
+        ax = ax or figure.subplots()
         plot = so.Plot(table, x="mean", y="method", color="method", xmin="low", xmax="high")
         plot = plot.add(so.Range(linewidth=2), legend=False).add(so.Dot(pointsize=7), legend=False)
         plot = plot.scale(y=so.Nominal(order=names), color={n: style(n).color for n in names})
@@ -171,6 +172,11 @@ def caption(map, method="gmar", label: str | None = None, probability: float | N
         f"Maps were computed with {cited} as implemented in gmar_utils {__version__}, scaled to [0, 1] for each image "
         "and interpolated bilinearly.",
     )
+
+
+def _figure(width, height):
+    # Not inside style.context: the first figure starts the notebook's backend, and leaving the context would undo that.
+    return plt.figure(figsize=(width, height), dpi=120, facecolor="white", layout="constrained")
 
 
 def _map(map) -> np.ndarray:

@@ -1,0 +1,353 @@
+"""Makes the tables in this folder, each with its provenance:  python book/results/make.py [JOB …] [--small]
+
+Rows of single images stay in _build/results, so that a run that was cut off goes on where it stopped; what lands here
+are means, 95 % intervals and verdicts. `--small` takes few images and writes beside the rows, not here.
+"""
+
+import argparse
+import contextlib
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import readings
+import torch
+from claims import CLAIMS, ENOUGH, OPEN, interval, overall, verdict
+from scipy.stats import rankdata
+from tqdm import tqdm
+
+from gmar_utils import data, explain_many, load_model, metrics
+from gmar_utils import evaluate as engine
+
+HERE = Path(__file__).parent
+WORK = HERE.parents[1] / "_build/results"
+SEED = 0
+LABEL = {"target": "label"}
+GMAR = {k: m for k, m in engine.DEFAULT_METHODS.items() if k.startswith("gmar")}
+
+
+class Run:
+    """One call of this script: how many images, where to, in which precision."""
+
+    def __init__(self, small, precision):
+        self.small, self.precision = small, precision
+        self.work = WORK / ("small" if small else "full")
+        self.out = self.work if small else HERE
+
+    def images(self, n):
+        return min(n, 24) if self.small else n
+
+    def evaluate(self, folder, vit, records, **options):
+        """Rows and summary of `gmar_utils.evaluate`; on a CPU the metric forwards may run in bfloat16."""
+        half = self.precision == "bfloat16"
+        with torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext():
+            return engine.evaluate(vit, records, self.work / folder, seed=SEED, **options)
+
+    def rows(self, job, rows):
+        """Keep a job's rows of single images for the claims."""
+        (self.work / job).mkdir(parents=True, exist_ok=True)
+        rows.to_csv(self.work / job / "rows.csv", index=False)
+
+    def save(self, name, frame, vit=None, started=None, **about):
+        """A table and its provenance."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        frame.to_csv(self.out / f"{name}.csv", index=False, float_format="%.4f")
+        if vit is not None:
+            about |= {"model": vit.name, "weights_sha256": engine.weights_sha256(vit)}
+        about |= {"seed": SEED, "wall_time_s": round(time.perf_counter() - started)}
+        (self.out / f"{name}.json").write_text(json.dumps(engine.provenance(**about), indent=1) + "\n")
+        print(f"{self.out.name}/{name}.csv: {len(frame)} lines, {about['wall_time_s']} s", flush=True)
+
+    def cards(self, folder):
+        return list(dict.fromkeys(json.loads((self.work / folder / "protocol.json").read_text()).values()))
+
+
+def sample(records, n):
+    """n records, drawn with the seed, in their order."""
+    return records.select(np.sort(np.random.default_rng(SEED).permutation(len(records))[:n]))
+
+
+def tiny_imagenet():
+    """The odd rows of the validation file: nothing was trained or chosen on them."""
+    records = data.tiny_imagenet("valid")
+    return records.select(range(1, len(records), 2))
+
+
+def shapes(n):
+    return data.shapes(n, seed=1000, occlusion=0.3)
+
+
+MODELS = {"tiny-imagenet": ("vit-tiny-imagenet", tiny_imagenet), "shapes": ("vit-shapes", lambda: shapes(1000))}
+
+
+# Both papers' tables --------------------------------------------------------------------------------------------------
+
+
+def table_faithfulness(run):
+    """The GMAR paper's Table 1, with every method and variant, on Tiny-ImageNet."""
+    started, vit, records = time.perf_counter(), load_model("vit-tiny-imagenet"), tiny_imagenet()
+    n = run.images(1000)
+    found = run.evaluate("tiny-imagenet", vit, sample(records, n), measures=(*engine.FAITHFULNESS, "box"))
+    run.save("tiny-imagenet", found.summary, vit, started, data="Tiny-ImageNet validation, odd rows", images=n,
+             protocol=run.cards("tiny-imagenet"), precision=run.precision)  # fmt: skip
+
+
+def table_localization(run, name, model, records, about, settings):
+    """The report's Table 1 on one data set: {setting: protocol}, the first one also for the claims."""
+    vit, parts, cards = load_model(model), [], {}
+    started = time.perf_counter()
+    for setting, protocol in settings.items():
+        folder = name if not parts else f"{name}-{setting}"
+        found = run.evaluate(folder, vit, records, protocol=protocol)
+        parts.append(found.summary.assign(setting=setting))
+        cards[setting] = run.cards(folder)
+    run.save(name, pd.concat(parts), vit, started, data=about, images=len(records), protocol=cards)
+
+
+def table_voc(run):
+    records = data.voc2012()
+    records = records.select(range(run.images(len(records))))
+    presets = {"report": metrics.PRESETS["report"] | LABEL, "chefer": metrics.PRESETS["chefer"] | LABEL}
+    presets["report, predicted class"] = metrics.PRESETS["report"] | {"target": "predicted"}
+    table_localization(run, "voc2012", "vit-tiny-imagenet", records,
+                       "VOC 2012 val, one record for each image and object class that the model has", presets)  # fmt: skip
+
+
+def table_shapes(run):
+    presets = {name: metrics.PRESETS[name] | LABEL for name in ("report", "chefer")}
+    n = run.images(1000)
+    table_localization(run, "shapes", "vit-shapes", shapes(n), "shapes, one object, up to 30 % hidden", presets)
+    two = data.shapes(n, seed=1000, objects=2)
+    table_localization(run, "shapes-two", "vit-shapes", two,
+                       "shapes, two objects of different classes, each explained and scored on its own mask", presets)  # fmt: skip
+
+
+# The audit ------------------------------------------------------------------------------------------------------------
+
+
+def audit(run, name):
+    """Every reading of the paper: how far its map is from the library's default, and what the metrics say."""
+    started, (model, records) = time.perf_counter(), MODELS[name]
+    vit, records = load_model(model), records()
+    records, folder = sample(records, run.images(200)), f"audit-{name}"
+    readings.register()
+    methods = readings.READINGS | {
+        "released, L2 weights": ("released", {"norm": "l2"}),
+        "released, uniform weights": ("released", {"norm": None}),
+        "random": ("random", {}),
+    }
+    measures = ("drop", "insertion", "deletion")
+    found = run.evaluate(folder, vit, records, methods=methods, measures=measures,
+                         protocol={"steps": 16, "target": "predicted"})  # fmt: skip
+    correlations = [found.rows[["image", "method", "metric", "value"]]]
+    for start, pixels in batches(vit, records):
+        maps = explain_many(vit.model, pixels, methods, upsample=False)
+        for label, values in maps.items():
+            for reference in ("paper", "released"):
+                rho = rank_correlation(values, maps[reference])
+                correlations.append(rows_of(start, label, f"rank_correlation_with_{reference}", rho))
+    table = compared(pd.concat(correlations), "paper")
+    table["source"] = table["method"].map(readings.SOURCES)
+    run.save(
+        folder, table, vit, started, data=name, images=len(records), protocol=run.cards(folder), precision=run.precision
+    )
+
+
+def compared(rows, reference):
+    """Mean and interval of every method and metric, and of its paired difference from the reference."""
+    lines = []
+    for metric, part in rows[rows["method"] != engine.BASELINE].groupby("metric", sort=False):
+        wide = part.pivot(index="image", columns="method", values="value")
+        for method in part["method"].unique():
+            line = dict(zip(("mean", "low", "high"), interval(wide[method]), strict=True))
+            if reference in wide:
+                difference = interval(wide[method] - wide[reference])
+                line |= dict(zip(("difference", "difference_low", "difference_high"), difference, strict=True))
+            lines.append({"metric": metric, "method": method, "images": len(wide), **line})
+    return pd.DataFrame(lines)
+
+
+def rank_correlation(a, b):
+    """Spearman's coefficient (B,) of two batches of maps; 0 where a map is constant."""
+    a, b = (rankdata(m.flatten(1).cpu().numpy(), axis=1) for m in (a, b))
+    a, b = (m - m.mean(1, keepdims=True) for m in (a, b))
+    norm = np.sqrt((a**2).sum(1) * (b**2).sum(1))
+    return np.divide((a * b).sum(1), norm, out=np.zeros_like(norm), where=norm > 0)
+
+
+def rows_of(start, method, metric, values):
+    values = np.asarray(values, dtype=float)
+    return pd.DataFrame({"image": start + np.arange(len(values)), "method": method, "metric": metric, "value": values})
+
+
+def batches(vit, records, size=50):
+    """(number of the first image, pixel values) for the records, `size` at a time."""
+    for start in tqdm(range(0, len(records), size), disable=None):
+        yield start, vit.preprocess([records[i]["image"] for i in range(start, min(start + size, len(records)))])
+
+
+# Sensitivity ----------------------------------------------------------------------------------------------------------
+
+CORE = {
+    "grad-cam": ("grad-cam", {}),
+    "rollout": ("rollout", {"variant": "report"}),
+    "uniform": ("gmar", {"norm": None}),
+    "gmar": ("gmar", {}),
+    "legrad": ("legrad", {}),
+    "random": ("random", {}),
+}
+CONCLUSIONS = (("gmar", "rollout"), ("gmar", "uniform"), ("gmar", "random"), ("gmar", "grad-cam"), ("legrad", "gmar"),
+               ("grad-cam", "random"), ("legrad", "random"))  # fmt: skip
+CURVES = ("insertion", "deletion")
+DROPS = ("drop",)
+
+
+def settings():
+    """(factor, value, methods that change, protocol, measures): one factor at a time from METHODS.md's defaults."""
+
+    def rolled(**options):
+        product = {"variant": "report"} | options
+        return {
+            "rollout": ("rollout", product),
+            "uniform": ("gmar", {"norm": None} | options),
+            "gmar": ("gmar", options),
+        }
+
+    def read(**options):
+        return {"uniform": ("reading", {"norm": None} | options), "gmar": ("reading", options)}
+
+    every, both = {}, (*DROPS, *CURVES)
+    yield "default", "", CORE, every, both
+    for alpha in (0, 0.25, 4, 1000):
+        yield "alpha", alpha, rolled(alpha=float(alpha)), every, both
+    yield "norm", "L2", {"gmar": ("gmar", {"norm": "l2"})}, every, both
+    yield "recursion", "product", rolled(variant="report"), every, both
+    yield "order", "output-first", read(order="output-first") | {"rollout": ("rollout", {})}, every, both
+    yield "order and recursion", "output-first product", rolled(variant="output-first"), every, both
+    for layers in (1, 2):
+        yield "LeGrad layers", f"last {layers}", {"legrad": ("legrad", {"layers": layers})}, every, both
+    yield "LeGrad pooling", "mean", {"legrad": ("legrad", {"pool": "mean"})}, every, both
+    yield "baseline", "blur", CORE, {"baseline": "blur"}, CURVES
+    for steps in (8, 32):
+        yield "steps", steps, CORE, {"steps": steps}, CURVES
+    yield "score", "logit", CORE, {"score": "logit"}, CURVES
+    yield "masking", "raw", CORE, {"masking": "raw"}, DROPS
+    yield "masking", "top half (equal coverage)", CORE, every, ("drop-top",)
+    yield "target", "label", CORE, {"target": "label"}, both
+
+
+def sensitivity(run, name):
+    """One factor at a time, 200 images, 16 steps: which method is better under each choice?"""
+    started, (model, records) = time.perf_counter(), MODELS[name]
+    vit, records = load_model(model), records()
+    records = sample(records, run.images(200))
+    readings.register()
+    lines, base = [], None
+    for number, (factor, value, methods, protocol, measures) in enumerate(settings()):
+        folder = f"sensitivity-{name}/{number:02d}"
+        protocol = {"steps": 16, "target": "predicted"} | protocol
+        rows = run.evaluate(folder, vit, records, methods=methods, measures=measures, protocol=protocol).rows
+        rows = rows[rows["method"] != engine.BASELINE].assign(metric=rows["metric"].str.removesuffix("_top"))
+        base = rows if base is None else base
+        same = base[~base["method"].isin(methods) & base["metric"].isin(rows["metric"])]
+        rows = pd.concat([rows, same])
+        for metric, part in rows[rows["metric"] != "coverage"].groupby("metric", sort=False):
+            wide, sign = part.pivot(index="image", columns="method", values="value"), engine.COLUMNS[metric][1]
+            for a, b in CONCLUSIONS:
+                mean, low, high = interval(sign * (wide[a] - wide[b]))
+                lines.append({"factor": factor, "value": value, "metric": metric, "a": a, "b": b, "difference": mean,
+                              "low": low, "high": high, "images": len(wide),
+                              "verdict": verdict(low, high, images=len(wide))})  # fmt: skip
+    run.save(f"sensitivity-{name}", pd.DataFrame(lines), vit, started, data=name, images=len(records), steps=16,
+             precision=run.precision)  # fmt: skip
+
+
+# Claims ---------------------------------------------------------------------------------------------------------------
+
+
+def confidence(run):
+    """Figure 4: how much of its confidence the model keeps when it sees the image through a map, in percent."""
+    started, vit = time.perf_counter(), load_model("vit-tiny-imagenet")
+    records, methods, parts = sample(tiny_imagenet(), run.images(1000)), GMAR | {"rollout": ("rollout", {})}, []
+    for start, pixels in batches(vit, records):
+        for label, maps in explain_many(vit.model, pixels, methods, upsample=False).items():
+            seen = metrics.masked_scores(vit.model, pixels, maps)
+            parts.append(rows_of(start, label, "confidence_kept", 100 * seen.masked / seen.full))
+    rows = pd.concat(parts)
+    run.rows("confidence", rows)
+    run.save("confidence", compared(rows, "gmar-none-paper"), vit, started, data="Tiny-ImageNet validation, odd rows",
+             images=len(records))  # fmt: skip
+
+
+def classes(run):
+    """Does the map change with the class? Predicted class against the runner-up and the least probable class."""
+    started, vit = time.perf_counter(), load_model("vit-tiny-imagenet")
+    records, methods, parts = sample(tiny_imagenet(), run.images(200)), engine.DEFAULT_METHODS, []
+    for start, pixels in batches(vit, records):
+        with torch.inference_mode():
+            order = vit.model(pixels).logits.argsort(1, descending=True).clone()
+        first, second, last = (
+            explain_many(vit.model, pixels, methods, order[:, k], upsample=False) for k in (0, 1, -1)
+        )
+        for label in methods:
+            for name, other in (("changes_with_class", second), ("changes_with_least_probable_class", last)):
+                parts.append(rows_of(start, label, name, 1 - rank_correlation(first[label], other[label])))
+    rows = pd.concat(parts)
+    run.rows("classes", rows)
+    run.save(
+        "classes", compared(rows, None), vit, started, data="Tiny-ImageNet validation, odd rows", images=len(records)
+    )
+
+
+def claims(run):
+    """The verdict for each claim, from the rows of the jobs."""
+    started, lines, cache = time.perf_counter(), [], {}
+    for name, claim in CLAIMS.items():
+        for part in claim.parts:
+            file = run.work / part.job / "rows.csv"
+            if file.exists() and part.job not in cache:
+                cache[part.job] = pd.read_csv(file)
+            values = part.values(cache[part.job]) if file.exists() else np.array([])
+            mean, low, high = interval(values)
+            lines.append({"claim": name, "source": claim.source, "place": claim.place, "statement": claim.statement,
+                          "part": part.text, "job": part.job, "mean": mean, "low": low, "high": high,
+                          "threshold": part.threshold, "images": len(values),
+                          "verdict": verdict(low, high, part.threshold, len(values))})  # fmt: skip
+    table = pd.DataFrame(lines)
+    table["claim_verdict"] = table.groupby("claim")["verdict"].transform(overall)
+    run.save("claims", table, started=started, smallest_sample=ENOUGH, not_run=sorted(
+        {c.job for c in table.itertuples() if c.images == 0 and c.verdict == OPEN}))  # fmt: skip
+
+
+JOBS = {
+    "shapes": table_shapes,
+    "audit-shapes": lambda run: audit(run, "shapes"),
+    "sensitivity-shapes": lambda run: sensitivity(run, "shapes"),
+    "tiny-imagenet": table_faithfulness,
+    "audit-tiny-imagenet": lambda run: audit(run, "tiny-imagenet"),
+    "voc2012": table_voc,
+    "confidence": confidence,
+    "classes": classes,
+    "sensitivity-tiny-imagenet": lambda run: sensitivity(run, "tiny-imagenet"),
+    "claims": claims,
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"{', '.join(JOBS)} (default: all)")
+    parser.add_argument("--small", action="store_true", help="24 images, into _build/results/small")
+    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"],
+                        help="of the metrics' forward passes; bfloat16 pays where the CPU has it (default: %(default)s)")  # fmt: skip
+    arguments = parser.parse_args()
+    if unknown := set(arguments.jobs) - set(JOBS):
+        parser.error(f"unknown job {', '.join(sorted(unknown))}; there are {', '.join(JOBS)}")
+    run = Run(arguments.small, arguments.precision)
+    for name in arguments.jobs or JOBS:
+        JOBS[name](run)
+
+
+if __name__ == "__main__":
+    main()
