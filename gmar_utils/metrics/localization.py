@@ -1,8 +1,8 @@
 """Localisation: does the map lie on the object?
 
 Maps and masks are (B, height, width) tensors, or lists of B (height, width) tensors of different sizes: photos keep
-their own pixels. In a mask 0 is background, 255 is void and ignored everywhere, anything else is foreground. Results are
-(B,) percentages; an image without foreground gives NaN, and `summarize` leaves it out and counts it.
+their own pixels. In a mask 0 is background, 255 is void and ignored everywhere, anything else is foreground. Results
+are (B,) percentages; an image without foreground gives NaN, and `summarize` leaves it out and counts it.
 """
 
 import math
@@ -67,7 +67,7 @@ def average_precision(maps, masks, ap: str = "foreground") -> torch.Tensor:
 def pointing_game(maps, boxes) -> torch.Tensor:
     """100 where the map's maximum lies in the box, else 0 (B,), higher is better.
 
-    boxes (B, 4): x0, y0, x1, y1 in pixels, both corners inside. Of several equal maxima each counts its share, so that
+    boxes (B, 4): x0, y0, x1, y1 in pixels, x1 and y1 exclusive. Of several equal maxima each counts its share, so that
     a constant map scores the box's area and not the luck of the first pixel.
     """
     return 100 * torch.stack([inside[m == m.max()].double().mean() for m, inside in _boxed(maps, boxes)])
@@ -147,11 +147,11 @@ def _boxed(maps, boxes):
         height, width = values.shape
         x0, y0, x1, y1 = (float(v) for v in box)
         y, x = torch.arange(height)[:, None], torch.arange(width)
-        inside = (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1)
+        inside = (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
         if not inside.any():
             raise ValueError(
                 f"box {number} ({x0:g}, {y0:g}, {x1:g}, {y1:g}) holds no pixel of its {width}×{height} map; "
-                "boxes are x0, y0, x1, y1 in the map's pixels."
+                "boxes are x0, y0, x1, y1 in the map's pixels, x1 and y1 exclusive."
             )
         yield values, inside
 

@@ -132,7 +132,7 @@ def test_properties(seed):
 def test_boxes_by_hand():
     single = torch.tensor([[0.0, 1.0, 0.0], [0.0, 2.0, 4.0], [0.0, 0.0, 1.0]])
     maps = [single, single, torch.ones(3, 3), torch.zeros(3, 3)]
-    boxes = torch.tensor([[2, 1, 2, 1], [0, 0, 1, 1], [0, 0, 2, 0], [0, 0, 1, 1]])
+    boxes = torch.tensor([[2, 1, 3, 2], [0, 0, 2, 2], [0, 0, 3, 1], [0, 0, 2, 2]])
     assert metrics.pointing_game(maps, boxes).tolist() == pytest.approx([100, 0, 100 / 3, 400 / 9])
     assert metrics.energy_in_box(maps, boxes).tolist() == pytest.approx([50, 37.5, 100 / 3, 0])
 
