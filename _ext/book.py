@@ -2,7 +2,7 @@
 
 import json
 import os
-
+import re
 
 # In a notebook, transformers draws its progress bars as widgets, and a page with widgets loads their scripts.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -38,9 +38,19 @@ def link_repository(app, config):
         options["launch_buttons"] = {}
 
 
+def plain_docstring(app, what, name, obj, options, lines):
+    """Docstrings are aligned plain text, not reStructuredText: the first paragraph as prose, the rest as it stands."""
+    summary, _, rest = "\n".join(lines).strip().partition("\n\n")
+    lines[:] = re.sub(r"([*|\\_])", r"\\\1", summary).replace("`", "``").splitlines()
+    if rest:
+        lines += ["", ".. code-block:: none", "", *("   " + line for line in rest.splitlines())]
+    lines.append("")
+
+
 def setup(app):
     app.add_config_value("book_solutions", os.environ.get("SOLUTIONS") != "0", "env")
     app.connect("config-inited", link_repository)
     app.connect("source-read", drop_solutions)
+    app.connect("autodoc-process-docstring", plain_docstring)
     app.connect("html-page-context", drop_scripts, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
