@@ -460,7 +460,7 @@ async function render({ model, el }) {
     code.textContent = `${last.code?.() ?? `map = ${stateCode(state.norm)}`}\n`;
     copied.textContent = "";
     const best = highestFirst(state.map)[0];
-    note.textContent = `Attention is stored in 8 bits; against full precision these maps are off by at most ${(100 * photo.error).toFixed(1)} % of their range.`;
+    note.textContent = last.code === undefined ? `The page keeps attention in 8 bits. That moves these maps by at most ${(100 * photo.error).toFixed(1)} % of their range.` : "";
     el.dataset.checksum = checksum(state.map).toFixed(7);
     el.dataset.ms = (performance.now() - began).toFixed(2);
     const words = last.say?.() ?? `Strongest patch: ${place(best)}. ${name()}; ${settings()}.`;

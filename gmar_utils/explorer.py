@@ -128,7 +128,9 @@ class ExplorerView(anywidget.AnyWidget):
         }
 
 
-def explore(source, photos=None, show: str | Sequence[str] = "map", targets: int = 3) -> widgets.VBox:
+def explore(
+    source, photos=None, show: str | Sequence[str] = "map", targets: int | Sequence[int] = 3
+) -> widgets.VBox:
     """Sliders over a live map: an ipywidgets box, `.view` its `ExplorerView`.
 
     source   a model (Vit, bundled name, folder, hub id or model object) with `photos`, or what `pack` returned
@@ -136,7 +138,7 @@ def explore(source, photos=None, show: str | Sequence[str] = "map", targets: int
              `photos` and the model `vit`
     show     "map" | "heads" (board of head weights, click to mute or solo; where a patch looks) | "compare" (two maps,
              their difference, a swipe handle) | "deletion" (patches vanish, the probability falls), or several of them
-    targets  how many of the most probable classes can be explained
+    targets  the classes that can be explained: the so many most probable ones, or a list of class ids
 
     For a model with 6 layers, 6 heads and 64 patches a photo takes about 200 kB of the page. It grows with L·H·N²:
     ViT-B/16 takes 5.6 MB, fine in a live notebook, too much for a page.
@@ -152,9 +154,12 @@ def explore(source, photos=None, show: str | Sequence[str] = "map", targets: int
         packed = pack(source, photos, targets, curves="deletion" in show)
     if "deletion" in show and not all(p.curves for p in packed):
         raise ValueError("show='deletion' needs deletion curves: pack(model, photos, curves=True).")
-    shapes = {tuple(p.info["shape"][:2]) for p in packed}
-    if len(shapes) != 1:
-        raise ValueError(f"The photos of one explorer must come from one model; got (layers, heads) {sorted(shapes)}.")
+    kinds = {(*p.info["shape"][:2], len(p.info["targets"])) for p in packed}
+    if len(kinds) != 1:
+        raise ValueError(
+            "The photos of one explorer need the same number of layers, heads and targets; got "
+            f"{sorted(kinds)}. Make one explorer for each model."
+        )
 
     info = packed[0].info
     depth = info["shape"][0]
@@ -224,7 +229,7 @@ def _control(view, kind, depth):
     return control
 
 
-def pack(model, photos, targets: int = 3, curves: bool = False) -> list[PhotoData]:
+def pack(model, photos, targets: int | Sequence[int] = 3, curves: bool = False) -> list[PhotoData]:
     """What the view needs of each photo, to be shared by several `explore(packed, show=…)`.
 
     model, photos, targets as in `explore`; curves=True computes the deletion curves too: 33 forwards a photo, class
@@ -240,7 +245,8 @@ def _pack(vit, key, photo, targets, curves):
     first = trace(vit.model, pixels, gradients=False)
     classes = torch.arange(first.logits.shape[1], device=first.logits.device)
     chances = torch.stack([probability(vit.model, first.logits, c[None])[0] for c in classes])
-    top = chances.argsort(descending=True, stable=True)[:targets]
+    ranked = chances.argsort(descending=True, stable=True)
+    top = ranked[:targets] if isinstance(targets, int) else classes[list(targets)]
     many = pixels.expand(len(top), *pixels.shape[1:])
     t = trace(vit.model, many, target=top)
     weights = torch.stack([torch.stack(head_weights(t.gradients, n), 1) for n in NORMS[:2]], 1)
