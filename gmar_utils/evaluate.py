@@ -138,7 +138,7 @@ def evaluate(
     Killed and called again with the same arguments it computes what is missing; called under `accelerate launch` the
     processes share the blocks. Rows do not depend on either. ValueError when `out` holds a run with other settings.
     """
-    started, state, out = time.perf_counter(), PartialState(), Path(out)
+    started, state, out = time.perf_counter(), _processes(), Path(out)
     methods = dict(DEFAULT_METHODS if methods is None else methods)
     chosen = np.arange(len(records))
     if limit is not None and limit < len(records):
@@ -189,6 +189,11 @@ def evaluate(
         )  # fmt: skip
         _write(out / "provenance.json", json.dumps(record, indent=1))
     return Results(rows, summary, markdown)
+
+
+def _processes():
+    """Accelerate's view of the processes. Without cpu=True it would take several on CPUs for so many single ones."""
+    return PartialState(cpu=not torch.cuda.is_available())
 
 
 def _run_block(job: _Job, numbered: list) -> tuple[list, dict]:
@@ -266,7 +271,7 @@ def _curve(function):
         options = {k: job.protocol[k] for k in ("score", "baseline", "steps", "unit")}
         curve = function(job.forward, pixel_values, maps, target, batch_size=job.batch_size, seed=job.seed, **options)
         name = curve.protocol.metric
-        return {name: 100 * curve.auc}, {name: curve.baseline_kept}, _card(job, curve.protocol)
+        return {name: _scale(job) * curve.auc}, _kept(job, name, curve), _card(job, curve.protocol)
 
     return measure
 
@@ -280,9 +285,19 @@ def _morf_lerf(job, pixel_values, target, maps, records, road=False):
     morf, lerf, difference = metrics.morf_lerf(
         job.forward, pixel_values, maps, target, batch_size=job.batch_size, seed=job.seed, **options
     )
-    values = dict(zip(names, (100 * morf.auc, 100 * lerf.auc, 100 * difference), strict=True))
+    values = {name: _scale(job) * v for name, v in zip(names, (morf.auc, lerf.auc, difference), strict=True)}
     card = _card(job, replace(morf.protocol, metric="ROAD" if road else "MoRF and LeRF", order=None))
-    return values, {names[0]: morf.baseline_kept}, card
+    return values, _kept(job, names[0], morf), card
+
+
+def _scale(job):
+    """Probabilities are printed ×100; logits as they are."""
+    return 100 if job.protocol["score"] == "probability" else 1
+
+
+def _kept(job, name, curve):
+    """What the baseline keeps; a share of a logit would mean nothing."""
+    return {name: curve.baseline_kept} if job.protocol["score"] == "probability" else {}
 
 
 def _road(*block):
@@ -356,8 +371,10 @@ def summarize(rows: pd.DataFrame, methods: dict, protocol: dict, seed: int = 0, 
             line = {"metric": metric, "method": label, "mean": estimates[i]}
             line["low"], line["high"] = _interval(draws[i])
             line |= {"images": images, "left_out": len(values) - images}
-            line["best"] = i == leader and all(
-                _excludes_zero(direction * (draws[i] - draws[j]), 1) for j in range(len(methods)) if j != i
+            line["best"] = (
+                i == leader
+                and images > 1
+                and all(_excludes_zero(direction * (draws[i] - draws[j]), 1) for j in range(len(methods)) if j != i)
             )
             if label in twins:
                 j = list(methods).index(twins[label])
@@ -621,7 +638,7 @@ def add_arguments(parser) -> None:
 
 def main(args) -> int:
     """`gmar evaluate`."""
-    state = PartialState()
+    state = _processes()
     methods, protocol = parse_methods(args.methods), parse_protocol(args.protocol)
     device = str(state.device) if state.num_processes > 1 else "auto"
     vit = load_model(args.model, image_size=args.image_size, device=device)
