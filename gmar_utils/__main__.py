@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import importlib
 import math
 import sys
 import warnings
@@ -12,13 +13,17 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from . import METHODS, __version__, evaluate, explain, finetune, load_model, probability, trace, viz
+from . import METHODS, __version__, explain, load_model, probability, trace
 from .architecture import model_type
 from .models import bundled
 from .photos import read_photo
 from .rollout import VARIANTS
 
 PICTURES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"}
+OTHERS = {
+    "evaluate": "judge methods on a data set, with error bars",
+    "finetune": "train a classifier to explain",
+}
 COLUMNS = ["file", "overlay", "map", "target", "label", "probability", "method", "options", "model", "versions"]
 
 
@@ -55,13 +60,13 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--out", type=Path, default=Path("explanations"), help="output folder (default: %(default)s)")
     p.set_defaults(run=_explain)
 
-    p = commands.add_parser("evaluate", help="judge methods on a data set, with error bars")
-    evaluate.add_arguments(p)
-    p.set_defaults(run=evaluate.main)
-
-    p = commands.add_parser("finetune", help="train a classifier to explain")
-    finetune.add_arguments(p)
-    p.set_defaults(run=finetune.main)
+    argv = sys.argv[1:] if argv is None else argv
+    for name, text in OTHERS.items():
+        p = commands.add_parser(name, help=text, description=text)
+        if name in argv[:1]:  # imported only when asked for: they bring scipy, pandas and datasets
+            module = importlib.import_module(f".{name}", __package__)
+            module.add_arguments(p)
+            p.set_defaults(run=module.main)
 
     p = commands.add_parser("info", help="versions, bundled models, or what is known of one model")
     p.add_argument("model", nargs="?", help="bundled name, folder or hub id")
@@ -81,6 +86,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _explain(args) -> int:
+    from . import viz  # matplotlib and seaborn: not for `gmar info`
+
     options = {"alpha": args.alpha, "norm": args.norm, "variant": args.variant}
     options = {k: None if v == "none" else v for k, v in options.items() if v is not None}
     vit = load_model(args.model, image_size=args.image_size)

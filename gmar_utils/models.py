@@ -7,6 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessorPil
 
@@ -95,17 +98,18 @@ def load_model(
 
 
 def _from_pretrained(source, name):
+    local = Path(source).is_dir()
+    offline = not local and not _hub_answers(name)  # transformers itself would try again for half a minute
     try:
         module, info = AutoModelForImageClassification.from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True
+            source, dtype=torch.float32, output_loading_info=True, local_files_only=local or offline
         )
-    except (OSError, ValueError) as error:
-        if Path(source).is_dir():
+    except (OSError, ValueError, SafetensorError) as error:
+        if local:
             raise OSError(f"The folder {name!r} could not be loaded: {error}") from None
-        reason = str(error).strip().splitlines()[0]
+        reason = "the hub is out of reach and no copy is cached" if offline else str(error).strip().splitlines()[0]
         raise OSError(
-            f"{name!r} is not a bundled model ({', '.join(bundled())}), not a local folder, and the hub gave no such "
-            f"model: {reason}"
+            f"{name!r} is not a bundled model ({', '.join(bundled())}) nor a local folder, and as a hub id: {reason}."
         ) from None
     untrained = [k for k in info["missing_keys"] if "classifier" in k or "head" in k]
     if untrained:
@@ -114,6 +118,16 @@ def _from_pretrained(source, name):
             "fine-tuned checkpoint, such as facebook/dinov2-small-imagenet1k-1-layer, or fine-tune one: gmar finetune."
         )
     return module
+
+
+def _hub_answers(name):
+    try:
+        HfApi().model_info(name, timeout=10)
+    except (HfHubHTTPError, HFValidationError):
+        return True  # it answers 'no such model', or would: let transformers say it
+    except Exception:  # no network, no proxy, a timeout: whatever the HTTP library calls it
+        return False
+    return True
 
 
 def _processor(source, config, mean, std, size):

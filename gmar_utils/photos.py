@@ -49,10 +49,9 @@ def _open(path: Path) -> Image.Image:
         raise ValueError(f"{str(path)!r} is empty (0 bytes); copy or download it again.")
     try:
         image = Image.open(path)
+        image.load()
     except UnidentifiedImageError:
         raise ValueError(f"{str(path)!r} is not a picture in a format that Pillow reads.") from None
-    try:
-        image.load()
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f"{str(path)!r} is damaged or cut short ({error}); copy or download it again.") from None
     return image
