@@ -204,7 +204,8 @@ def _run_block(job: _Job, numbered: list) -> tuple[list, dict]:
     with evaluating(job.vit.model, pixel_values):
         logits = logits_of(job.vit.model(pixel_values)).float()
     target = _target(job, logits.clone(), records)  # a clone leaves inference mode: the maps need a backward pass
-    maps = explain_many(job.vit.model, pixel_values, _seeded(job.methods, job.seed), target, upsample=False)
+    with torch.autocast(pixel_values.device.type, enabled=False):  # a caller's autocast is for the metrics' forwards
+        maps = explain_many(job.vit.model, pixel_values, _seeded(job.methods, job.seed), target, upsample=False)
     rows, cards, baselines = [], {}, {}
     for label, patch_maps in maps.items():
         values = {}

@@ -232,8 +232,10 @@ def evaluating(model, pixel_values):
         if getattr(getattr(module, "config", None), "_attn_implementation", None) == "eager":
             module.set_attn_implementation("sdpa")
             stack.callback(module.set_attn_implementation, "eager")
-        dtype = pixel_values.dtype
-        if pixel_values.device.type == "cuda" and dtype == torch.float32:
+        dtype, device = pixel_values.dtype, pixel_values.device.type
+        if torch.is_autocast_enabled(device):  # the caller's own choice, such as bfloat16 on a CPU that has it
+            dtype = torch.get_autocast_dtype(device)
+        elif device == "cuda" and dtype == torch.float32:
             dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
             stack.enter_context(torch.autocast("cuda", dtype))
         stack.enter_context(torch.inference_mode())
