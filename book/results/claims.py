@@ -35,7 +35,7 @@ class Part(NamedTuple):
             f" by more than {self.threshold:g}" if self.threshold else "")  # fmt: skip
 
     def values(self, rows):
-        """(images,) the difference for each image, positive where the claim is right; rows as `evaluate` writes them."""
+        """(images,) each image's difference, positive where the claim is right; rows as `evaluate` writes them."""
         wide = rows[rows["method"].isin([self.a, self.b])].pivot(
             index="image", columns=["metric", "method"], values="value"
         )
@@ -81,13 +81,13 @@ def _localization(job):
 
 CLAIMS = {
     "beats-rollout": Claim(
-        "jo2025gmar", "Table 1", "GMAR beats attention rollout (as both texts print it, input-first) on all four metrics",
+        "jo2025gmar", "Table 1", "GMAR beats attention rollout (input-first, as both texts print it) on all four",
         tuple(Part(TINY, m, g, "rollout-report") for g in BOTH for m in FOUR)),
     "beats-rollout-output-first": Claim(
-        "jo2025gmar", "Table 1", "GMAR beats attention rollout (as Abnar and Zuidema define it) on all four metrics",
+        "jo2025gmar", "Table 1", "GMAR beats attention rollout (output-first, as Abnar and Zuidema define it) on all four",
         tuple(Part(TINY, m, g, "rollout") for g in BOTH for m in FOUR)),
     "weights-help": Claim(
-        "jo2025gmar", "Section 3.2", "Head weights improve the map: GMAR beats itself at uniform weights on all four metrics",
+        "jo2025gmar", "Section 3.2", "Head weights help: GMAR beats itself at uniform weights on all four metrics",
         tuple(Part(TINY, m, g, "gmar-none-paper") for g in BOTH for m in FOUR)),
     "only-l2-beats-grad-cam-on-drop": Claim(
         "jo2025gmar", "Table 1", "On Average Drop, L2 beats Grad-CAM and L1 does not",
@@ -111,11 +111,10 @@ CLAIMS = {
         "jo2025gmar", "Figure 2", "Heads differ in importance: a layer's largest weight is at least a tenth above 1/H",
         tuple(Part("heads", "largest_weight", norm, threshold=1.1) for norm in ("l1", "l2"))),
     "weight-predicts-muting": Claim(
-        "jo2025gmar", "Section 3.3.1", "A head's weight tells how much muting it changes the score (rank correlation in a layer)",
+        "jo2025gmar", "Section 3.3.1", "A head's weight tells how much muting it changes the score (rank correlation)",
         tuple(Part("heads", "weight_predicts_muting", norm) for norm in ("l1", "l2"))),
     "class-specific": Claim(
-        "jo2025gmar", "Section 1", "The gradient makes the map specific to the class: at least a tenth of the ranking changes "
-        "with the target (1 − rank correlation)",
+        "jo2025gmar", "Section 1", "The map is specific to the class: 1 − rank correlation with the runner-up's map is at least 0.1",
         tuple(Part("classes", "changes_with_class", g, threshold=0.1) for g in BOTH)),
     "slightly-more-costly": Claim(
         "joita2025comparative", "Section 2.3", "GMAR costs more time than rollout; the report says slightly",

@@ -37,7 +37,7 @@ class Run:
         self.out = self.work if small else HERE
 
     def images(self, n):
-        return min(n, 24) if self.small else n
+        return min(n, 12) if self.small else n
 
     def evaluate(self, folder, vit, records, **options):
         """Rows and summary of `gmar_utils.evaluate`; on a CPU the metric forwards may run in bfloat16."""
@@ -112,7 +112,7 @@ def table_voc(run):
     presets = {"report": metrics.PRESETS["report"] | LABEL, "chefer": metrics.PRESETS["chefer"] | LABEL}
     presets["report, predicted class"] = metrics.PRESETS["report"] | {"target": "predicted"}
     table_localization(run, "voc2012", "vit-tiny-imagenet", records,
-                       "VOC 2012 val, one record for each image and object class that the model has", presets)  # fmt: skip
+                       "VOC 2012 val, a record for each image and object class that the model has", presets)  # fmt: skip
 
 
 def table_shapes(run):
@@ -121,7 +121,7 @@ def table_shapes(run):
     table_localization(run, "shapes", "vit-shapes", shapes(n), "shapes, one object, up to 30 % hidden", presets)
     two = data.shapes(n, seed=1000, objects=2)
     table_localization(run, "shapes-two", "vit-shapes", two,
-                       "shapes, two objects of different classes, each explained and scored on its own mask", presets)  # fmt: skip
+                       "shapes, two objects, each explained and scored on its own mask", presets)  # fmt: skip
 
 
 # The audit ------------------------------------------------------------------------------------------------------------
@@ -338,9 +338,9 @@ JOBS = {
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"{', '.join(JOBS)} (default: all)")
-    parser.add_argument("--small", action="store_true", help="24 images, into _build/results/small")
+    parser.add_argument("--small", action="store_true", help="12 images, into _build/results/small")
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"],
-                        help="of the metrics' forward passes; bfloat16 pays where the CPU has it (default: %(default)s)")  # fmt: skip
+                        help="of the metrics' forward passes (default: %(default)s)")  # fmt: skip
     arguments = parser.parse_args()
     if unknown := set(arguments.jobs) - set(JOBS):
         parser.error(f"unknown job {', '.join(sorted(unknown))}; there are {', '.join(JOBS)}")
