@@ -25,13 +25,24 @@ from .localization import (
     pointing_game,
     summarize,
 )
+from .sanity import (
+    MutedHeads,
+    Randomization,
+    head_ablation,
+    head_effects,
+    parameter_randomization,
+    randomized,
+    rank_correlation,
+)
 
 __all__ = [
     "KEPT_LIMIT",
     "PRESETS",
     "Curve",
     "Masked",
+    "MutedHeads",
     "Protocol",
+    "Randomization",
     "accuracy_of",
     "average_drop",
     "average_increase",
@@ -39,13 +50,18 @@ __all__ = [
     "counts",
     "deletion",
     "energy_in_box",
+    "head_ablation",
+    "head_effects",
     "insertion",
     "iou",
     "iou_of",
     "masked_scores",
     "morf_lerf",
     "outside_is_void",
+    "parameter_randomization",
     "pixel_accuracy",
     "pointing_game",
+    "randomized",
+    "rank_correlation",
     "summarize",
 ]

@@ -134,10 +134,13 @@ def masked_scores(
     else:
         masked = pixel_values * keep[:, None]
     with evaluating(model, pixel_values) as precision:
-        named, target = target, _target(model, pixel_values, target, batch_size)
+        named, target = target, resolve(model, pixel_values, target, batch_size)
         full, masked = (
             torch.cat(
-                [_score(model, x, t, score) for x, t in zip(v.split(batch_size), target.split(batch_size), strict=True)]
+                [
+                    score_of(model, x, t, score)
+                    for x, t in zip(v.split(batch_size), target.split(batch_size), strict=True)
+                ]
             )
             for v in (pixel_values, masked)
         )
@@ -253,7 +256,7 @@ def _curve(metric, model, pixel_values, maps, target, score, baseline, order, st
     base = blur(pixel_values) if baseline == "blur" else None
     inserting, scores = metric == "insertion", []
     with evaluating(model, pixel_values) as precision:
-        named, target = target, _target(model, pixel_values, target, batch_size)
+        named, target = target, resolve(model, pixel_values, target, batch_size)
         # One row for each image and step, in one long batch; inputs are built chunk by chunk on the device.
         rows = torch.arange(len(pixel_values) * (steps + 1), device=pixel_values.device)
         for row in rows.split(batch_size):
@@ -264,7 +267,7 @@ def _curve(metric, model, pixel_values, maps, target, score, baseline, order, st
                 x = linear(x, shown[:, 0], seed)
             else:
                 x = torch.where(shown, x, 0 if base is None else base[image])
-            scores.append(_score(model, x, target[image], score))
+            scores.append(score_of(model, x, target[image], score))
     scores = torch.cat(scores).unflatten(0, (-1, steps + 1))
     fractions = (counts / units).to(scores.dtype)
     full, empty = (scores[:, -1], scores[:, 0]) if inserting else (scores[:, 0], scores[:, -1])
@@ -283,13 +286,14 @@ def _curve(metric, model, pixel_values, maps, target, score, baseline, order, st
     return Curve(fractions, scores, torch.trapezoid(scores, fractions), full, empty, protocol)
 
 
-def _score(model, pixel_values, target, score):
+def score_of(model, pixel_values, target, score):
+    """(B,) probability or logit of the target."""
     logits = logits_of(model(pixel_values))
     return probability(model, logits, target) if score == "probability" else class_score(logits.float(), target)
 
 
-def _target(model, pixel_values, target, batch_size):
-    """Class ids (B,). A given target is checked against the logits of one image: no full pass is spent on it."""
+def resolve(model, pixel_values, target, batch_size):
+    """Class ids (B,); None is the predicted class. A given one is checked against one image's logits, no full pass."""
     if target is None:
         return torch.cat([resolve_target(model, logits_of(model(x))) for x in pixel_values.split(batch_size)])
     logits = logits_of(model(pixel_values[:1]))

@@ -149,7 +149,8 @@ def test_provenance_says_what_and_hides_where(vit, whole, checkpoint, monkeypatc
 
 
 def command(checkpoint, out, script):
-    return [str(script), "--data", "shapes", "--limit", "40", "--model", str(checkpoint), "--out", str(out), "--methods",
+    return [str(script), "--data", "shapes", "--limit", "40", "--model", str(checkpoint), "--out", str(out),
+            "--methods",
             *METHODS, "--metrics", "insertion", "deletion", "drop"]  # fmt: skip
 
 
