@@ -15,11 +15,12 @@ import pandas as pd
 import readings
 import torch
 from claims import CLAIMS, ENOUGH, OPEN, interval, overall, verdict
-from scipy.stats import rankdata
 from tqdm import tqdm
+from transformers import ViTConfig, ViTForImageClassification
 
-from gmar_utils import data, explain_many, load_model, metrics
+from gmar_utils import METHODS, data, explain, explain_many, load_model, metrics, trace
 from gmar_utils import evaluate as engine
+from gmar_utils.rollout import head_weights
 
 HERE = Path(__file__).parent
 WORK = HERE.parents[1] / "_build/results"
@@ -112,7 +113,7 @@ def table_voc(run):
     presets = {"report": metrics.PRESETS["report"] | LABEL, "chefer": metrics.PRESETS["chefer"] | LABEL}
     presets["report, predicted class"] = metrics.PRESETS["report"] | {"target": "predicted"}
     table_localization(run, "voc2012", "vit-tiny-imagenet", records,
-                       "VOC 2012 val, a record for each image and object class that the model has", presets)  # fmt: skip
+                       "VOC 2012 val, a record for each image and class that the model has", presets)  # fmt: skip
 
 
 def table_shapes(run):
@@ -146,7 +147,7 @@ def audit(run, name):
         maps = explain_many(vit.model, pixels, methods, upsample=False)
         for label, values in maps.items():
             for reference in ("paper", "released"):
-                rho = rank_correlation(values, maps[reference])
+                rho = metrics.rank_correlation(values, maps[reference]).nan_to_num(0)  # a flat map agrees with none
                 correlations.append(rows_of(start, label, f"rank_correlation_with_{reference}", rho))
     table = compared(pd.concat(correlations), "paper")
     table["source"] = table["method"].map(readings.SOURCES)
@@ -167,14 +168,6 @@ def compared(rows, reference):
                 line |= dict(zip(("difference", "difference_low", "difference_high"), difference, strict=True))
             lines.append({"metric": metric, "method": method, "images": len(wide), **line})
     return pd.DataFrame(lines)
-
-
-def rank_correlation(a, b):
-    """Spearman's coefficient (B,) of two batches of maps; 0 where a map is constant."""
-    a, b = (rankdata(m.flatten(1).cpu().numpy(), axis=1) for m in (a, b))
-    a, b = (m - m.mean(1, keepdims=True) for m in (a, b))
-    norm = np.sqrt((a**2).sum(1) * (b**2).sum(1))
-    return np.divide((a * b).sum(1), norm, out=np.zeros_like(norm), where=norm > 0)
 
 
 def rows_of(start, method, metric, values):
@@ -264,6 +257,109 @@ def sensitivity(run, name):
              precision=run.precision)  # fmt: skip
 
 
+# Sanity and cost ------------------------------------------------------------------------------------------------------
+
+
+def heads(run):
+    """Head ablation: do the weights differ, and does a weight tell what muting its head does?"""
+    started, vit = time.perf_counter(), load_model("vit-tiny-imagenet")
+    records, rows, curves = sample(tiny_imagenet(), run.images(200)), [], []
+    for start, pixels in batches(vit, records):
+        seen = trace(vit.model, pixels)
+        effects = metrics.head_effects(vit.model, pixels, seen.target)
+        norms = torch.stack([torch.linalg.vector_norm(g, ord=1, dim=(-2, -1)) for g in seen.gradients], 1)
+        for norm in ("l1", "l2"):
+            weights = torch.stack(head_weights(seen.gradients, norm), 1)
+            rows.append(rows_of(start, norm, "largest_weight", (weights.amax(2) * weights.shape[2]).mean(1)))
+            rho = [metrics.rank_correlation(weights[:, k], effects[:, k]) for k in range(weights.shape[1])]
+            rows.append(rows_of(start, norm, "weight_predicts_muting", torch.stack(rho).nanmean(0)))
+        rho = metrics.rank_correlation(norms, effects)
+        rows.append(rows_of(start, "gradient norm, whole network", "weight_predicts_muting", rho))
+        for order in ("most", "random", "least"):
+            curve = metrics.head_ablation(vit.model, pixels, norms, seen.target, order=order)
+            rows.append(rows_of(start, order, "muting_area", 100 * curve.auc / curve.full))
+            curves.append(100 * (curve.scores / curve.full[:, None]).T)
+    rows = pd.concat(rows)
+    run.rows("heads", rows)
+    about = {"data": "Tiny-ImageNet validation, odd rows", "images": len(records)}
+    run.save("heads", compared(rows, None), vit, started, **about)
+    lines = []
+    for i, order in enumerate(("most", "random", "least")):
+        for muted, values in enumerate(torch.cat(curves[i::3], 1)):
+            lines.append((order, muted, *interval(values)))
+    columns = ["order", "muted", "mean", "low", "high"]
+    run.save("heads-curves", pd.DataFrame(lines, columns=columns), vit, started, **about)
+
+
+def randomization(run):
+    """Parameter randomisation: how much of a map is left when the weights are drawn anew, from the head down?"""
+    started, vit = time.perf_counter(), load_model("vit-tiny-imagenet")
+    records, lines = sample(tiny_imagenet(), run.images(100)), []
+    pixels = vit.preprocess(list(records["image"]))
+    with torch.no_grad():
+        target = vit.model(pixels).logits.argmax(1)
+    for label, (method, options) in tqdm(engine.DEFAULT_METHODS.items(), disable=None):
+
+        def explained(model, pixels, method=method, options=options):
+            return explain(model, pixels, method, target, **options)
+
+        found = metrics.parameter_randomization(vit.model, pixels, explained, SEED)
+        for stage, rank, ssim in zip(found.stages, found.rank, found.ssim, strict=True):
+            for metric, values in (("rank_correlation", rank.nan_to_num(0)), ("ssim", ssim)):
+                lines.append((label, stage, metric, *interval(values)))
+    columns = ["method", "stage", "metric", "mean", "low", "high"]
+    run.save("randomization", pd.DataFrame(lines, columns=columns), vit, started,
+             data="Tiny-ImageNet validation, odd rows", images=len(records))  # fmt: skip
+
+
+def cost(run):
+    """Processor time and memory of a map, next to a plain forward pass of the same model and batch."""
+    started, rows, tables = time.perf_counter(), [], []
+    torch.set_num_threads(1)
+    config = ViTConfig(num_labels=1000)  # ViT-B/16 at 224 pixels: its cost does not depend on its weights
+    tiny, base = load_model("vit-tiny-imagenet").model, ViTForImageClassification(config).eval()
+    for name, model, shape, repeats in (("vit-tiny-imagenet", tiny, (16, 3, 64, 64), 120),
+                                        ("ViT-B/16", base, (1, 3, 224, 224), 10)):  # fmt: skip
+        pixels = torch.randn(shape, generator=torch.Generator().manual_seed(SEED))
+        work = {"forward": lambda m=model, x=pixels: plain_forward(m, x)}
+        for method in METHODS:
+            work[method] = lambda m=model, x=pixels, k=method: explain(m, x, k, upsample=False)
+        memory = {k: peak_memory(f) for k, f in work.items()}
+        for repeat in tqdm(range(run.images(repeats)), disable=None):
+            for label, function in work.items():
+                before = time.process_time()
+                function()
+                rows.append((name, repeat, label, "time", 1000 * (time.process_time() - before) / len(pixels)))
+            rows.append(
+                (name, repeat, "twice rollout", "time", 2 * next(r[4] for r in rows[::-1] if r[2] == "rollout"))
+            )
+        found = pd.DataFrame([r[1:] for r in rows if r[0] == name], columns=["image", "method", "metric", "value"])
+        wide = found.pivot(index="image", columns="method", values="value")
+        for label in work:
+            ratio = interval(wide[label] / wide["forward"])
+            space = memory[label] / 2**20, memory[label] / memory["forward"]
+            tables.append((name, label, wide[label].median(), *ratio, *space))
+        if model is tiny:
+            run.rows("cost", found)
+    columns = ["model", "method", "ms_per_map", "forwards", "low", "high", "peak_mib", "memory_forwards"]
+    run.save("cost", pd.DataFrame(tables, columns=columns), started=started, data="random pixels",
+             models="vit-tiny-imagenet: 16 images of 64 × 64; ViT-B/16, random weights: 1 image of 224 × 224",
+             weights_sha256=engine.weights_sha256(load_model("vit-tiny-imagenet")))  # fmt: skip
+
+
+def plain_forward(model, pixels):
+    with torch.inference_mode():
+        model(pixels)
+
+
+def peak_memory(function):
+    """Most bytes that PyTorch held at once during a call, beyond what it held before."""
+    with torch.profiler.profile(profile_memory=True) as profile:
+        function()
+    sizes = [e.nbytes() for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return int(np.maximum.accumulate(np.cumsum(sizes))[-1])
+
+
 # Claims ---------------------------------------------------------------------------------------------------------------
 
 
@@ -286,14 +382,14 @@ def classes(run):
     started, vit = time.perf_counter(), load_model("vit-tiny-imagenet")
     records, methods, parts = sample(tiny_imagenet(), run.images(200)), engine.DEFAULT_METHODS, []
     for start, pixels in batches(vit, records):
-        with torch.inference_mode():
-            order = vit.model(pixels).logits.argsort(1, descending=True).clone()
+        with torch.no_grad():
+            order = vit.model(pixels).logits.argsort(1, descending=True)
         first, second, last = (
             explain_many(vit.model, pixels, methods, order[:, k], upsample=False) for k in (0, 1, -1)
         )
         for label in methods:
             for name, other in (("changes_with_class", second), ("changes_with_least_probable_class", last)):
-                parts.append(rows_of(start, label, name, 1 - rank_correlation(first[label], other[label])))
+                parts.append(rows_of(start, label, name, 1 - metrics.rank_correlation(first[label], other[label])))
     rows = pd.concat(parts)
     run.rows("classes", rows)
     run.save(
@@ -330,6 +426,9 @@ JOBS = {
     "voc2012": table_voc,
     "confidence": confidence,
     "classes": classes,
+    "heads": heads,
+    "randomization": randomization,
+    "cost": cost,
     "sensitivity-tiny-imagenet": lambda run: sensitivity(run, "tiny-imagenet"),
     "claims": claims,
 }
