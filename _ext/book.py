@@ -3,6 +3,9 @@
 import json
 import os
 import re
+from pathlib import Path
+
+from PIL import Image
 
 # In a notebook, transformers draws its progress bars as widgets, and a page with widgets loads their scripts.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -47,10 +50,27 @@ def plain_docstring(app, what, name, obj, options, lines):
     lines.append("")
 
 
+def shrink_pictures(app, exception):
+    """Maps on photos take half a megabyte each as PNG and a tenth of it as WebP: a page stays light."""
+    out = Path(app.outdir)
+    heavy = [path for path in (out / "_images").glob("*.png") if path.stat().st_size > 100_000]
+    for path in heavy:
+        with Image.open(path) as picture:
+            picture.convert("RGB").save(path.with_suffix(".webp"), quality=92, method=6)
+    for page in out.rglob("*.html") if heavy else ():
+        text = page.read_text(encoding="utf8")
+        light = re.sub("|".join(re.escape(path.name) for path in heavy), lambda name: name[0][:-3] + "webp", text)
+        if light != text:
+            page.write_text(light, encoding="utf8")
+    for path in heavy:
+        path.unlink()
+
+
 def setup(app):
     app.add_config_value("book_solutions", os.environ.get("SOLUTIONS") != "0", "env")
     app.connect("config-inited", link_repository)
     app.connect("source-read", drop_solutions)
     app.connect("autodoc-process-docstring", plain_docstring)
+    app.connect("build-finished", shrink_pictures)
     app.connect("html-page-context", drop_scripts, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

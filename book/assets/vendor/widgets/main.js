@@ -40,10 +40,10 @@ function nameHandles(root) {
   }
 }
 
-// Sliders typeset their label with MathJax 2's interface; the page has MathJax 3.
-if (window.MathJax && !MathJax.Hub) MathJax.Hub = { Queue: ([, , el]) => MathJax.typesetPromise?.([el]) };
-
 async function renderAll() {
+  // Sliders typeset their label with MathJax 2's interface; the page has MathJax 3.
+  await window.MathJax?.startup?.promise;
+  if (window.MathJax) MathJax.Hub = { Queue: ([, , el]) => MathJax.typesetPromise([el]) };
   for (const state of document.querySelectorAll('script[type="application/vnd.jupyter.widget-state+json"]')) {
     const manager = new StaticManager();
     const models = await manager.set_state(JSON.parse(state.textContent));
