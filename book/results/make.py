@@ -62,7 +62,7 @@ class Run:
         print(f"{self.out.name}/{name}.csv: {len(frame)} lines, {about['wall_time_s']} s", flush=True)
 
     def cards(self, folder):
-        return list(dict.fromkeys(json.loads((self.work / folder / "protocol.json").read_text()).values()))
+        return json.loads((self.work / folder / "protocol.json").read_text())
 
 
 def sample(records, n):
