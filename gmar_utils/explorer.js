@@ -184,6 +184,8 @@ async function render({ model, el }) {
   // --- pictures of a map on the grey photo
   const ramp = (v, data, k) => { const c = 3 * Math.round(255 * v); data[k] = magma[c]; data[k + 1] = magma[c + 1]; data[k + 2] = magma[c + 2]; data[k + 3] = 255; };
   const css = v => { const c = 3 * Math.round(255 * v); return `rgb(${magma[c]},${magma[c + 1]},${magma[c + 2]})`; };
+  const linear = x => (x /= 255) <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4;
+  const isLight = v => { const c = 3 * Math.round(255 * v); return 0.2126 * linear(magma[c]) + 0.7152 * linear(magma[c + 1]) + 0.0722 * linear(magma[c + 2]) > 0.179; };
   const gradient = `linear-gradient(to right, ${Array.from({ length: 9 }, (_, i) => css(i / 8)).join(", ")})`;
   function paint(canvas, map, colour = ramp) {
     const { width, height } = photo.colour, [x0, y0, x1, y1] = photo.box;
@@ -225,7 +227,7 @@ async function render({ model, el }) {
       const update = () => {
         paint(canvas, state.map);
         canvas.setAttribute("aria-label", `Map of ${photo.name} for ${name()}: ${settings()}. Strongest patch: ${place(highestFirst(state.map)[0])}.`);
-        caption.textContent = `Why ${name().replace(/ \d+ %$/, "")}?`;
+        caption.textContent = `Why ${name().replace(/ [\d.]+ %$/, "")}?`;
         let now = null;
         presets.forEach((p, i) => {
           const on = Object.entries(p.state).every(([trait, value]) => model.get(trait) === value);
@@ -319,7 +321,7 @@ async function render({ model, el }) {
             const b = board.querySelector(`[data-head="${l},${k}"]`), x = row[k - 1], off = isMuted(l, k);
             const mark = off || high - low < 1e-6 ? "" : x === high ? "highest" : x === low ? "lowest" : "";
             b.style.background = off ? "" : css(x / top);
-            b.style.color = x / top > 0.62 ? "#000" : "#fff";
+            b.style.color = isLight(x / top) ? "#000" : "#fff";
             b.textContent = off ? "×" : Math.round(100 * x);
             b.className = mark && `gmar-${mark}`;
             b.setAttribute("aria-pressed", off);
@@ -424,7 +426,7 @@ async function render({ model, el }) {
         el.dataset.probability = curve[step].toFixed(7); el.dataset.removed = gone;
       };
       const code = () => `maps = ${methodCode(model.get("method"), true)}\ncurve = gmar_utils.metrics.deletion(\n    vit.model, vit.preprocess([${where()}]), maps, target=${photo.targets[state.t]}\n)\ncurve.scores`;
-      const say = () => `${name().replace(/ \d+ %$/, "")}, order by ${photo.methods[model.get("method")]}. ${caption.textContent}.`;
+      const say = () => `${name().replace(/ [\d.]+ %$/, "")}, order by ${photo.methods[model.get("method")]}. ${caption.textContent}.`;
       return { update, code, say, el: h("section", { class: "gmar-deletion" }, figure(canvas, caption), h("div", {}, chart, h("div", { class: "gmar-buttons" }, play), hint)) };
     },
   };
@@ -448,7 +450,7 @@ async function render({ model, el }) {
   const live = h("p", { class: "gmar-live", "aria-live": "polite", role: "status" }), note = h("p", { class: "gmar-note" });
   el.classList.add("gmar");
   el.replaceChildren(...parts.map(p => p.el), live,
-    h("details", {}, h("summary", {}, "As code"), h("pre", { tabindex: 0 }, code), h("div", { class: "gmar-buttons" }, copy, copied)), note);
+    h("details", { class: "gmar-code" }, h("summary", {}, "As code"), h("pre", { tabindex: 0 }, code), h("div", { class: "gmar-buttons" }, copy, copied)), note);
 
   let waiting = 0, speaking = 0;
   function draw() {

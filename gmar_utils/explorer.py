@@ -8,6 +8,7 @@ picture as a plain function call; 'As code' under each view writes that call.
 """
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
@@ -27,7 +28,7 @@ from .rollout import VARIANTS, head_weights, weighted_rollout
 
 NORMS = ("l1", "l2", None)
 SHOW = ("map", "heads", "compare", "deletion")
-PHOTO_PIXELS = 448  # longer side of the picture in the page
+PHOTO_PIXELS = 384  # longer side of the picture in the page
 
 # Maps that do not follow the sliders, for comparison and deletion: label → (method, options).
 METHODS_SHOWN = {
@@ -73,6 +74,12 @@ PRESETS = (
 )
 
 
+def _script(name):
+    """A file's text without indentation and comment lines: each view on a page carries its own copy."""
+    text = files(__package__).joinpath(name).read_text(encoding="utf8")
+    return re.sub(r"^\s*(//.*)?\n|^[ ]+", "", text, flags=re.M)
+
+
 class PhotoData(widgets.Widget):
     """A photo's numbers for the view, without a view of its own; several views can share it."""
 
@@ -93,8 +100,8 @@ class PhotoData(widgets.Widget):
 class ExplorerView(anywidget.AnyWidget):
     """The picture under the sliders. Every trait is what a slider, a button or a click last set."""
 
-    _esm = files(__package__).joinpath("explorer.js").read_text(encoding="utf8")
-    _css = files(__package__).joinpath("explorer.css").read_text(encoding="utf8")
+    _esm = _script("explorer.js")
+    _css = _script("explorer.css")
     photos = traitlets.List(traitlets.Instance(PhotoData)).tag(sync=True, **widgets.widget_serialization)
     magma = traitlets.Bytes().tag(sync=True)  # uint8 (256, 3)
     presets = traitlets.List().tag(sync=True)
@@ -270,7 +277,7 @@ def _pack(vit, key, photo, targets, curves):
             "crop": [columns[0] / width, rows[0] / height, (columns[1] + 1) / width, (rows[1] + 1) / height],
             "fill": [round(255 * m) for m in vit.processor.image_mean],  # what zero in normalised space looks like
             "targets": top.tolist(),
-            "target_names": [f"{vit.label(k)} {100 * chances[k]:.0f} %" for k in top.tolist()],
+            "target_names": [f"{vit.label(k)} {100 * chances[k]:.{int(chances[k] < 0.095)}f} %" for k in top.tolist()],
             "methods": list(METHODS_SHOWN),
             "calls": [", ".join([f'"{m}"', *(f"{k}={v!r}" for k, v in o.items())]) for m, o in METHODS_SHOWN.values()],
             "fractions": found[0].fractions.tolist() if found else [],

@@ -1,0 +1,212 @@
+"""The explorer's numbers: 8-bit attention, muted heads, and the function that repeats a picture found by hand."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from transformers import ViTConfig, ViTForImageClassification
+
+from gmar_utils import explain, explorer, load_model, metrics, trace
+from gmar_utils.explain import minmax
+from gmar_utils.rollout import VARIANTS, head_weights, weighted_rollout
+
+L, H, B, N = 3, 4, 2, 10
+
+
+@pytest.fixture(scope="module")
+def vit():
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=32, num_hidden_layers=L, num_attention_heads=H, intermediate_size=32, image_size=32, patch_size=8,
+        num_labels=5, initializer_range=0.4, id2label={i: f"class {i}, of five" for i in range(5)},
+    )  # fmt: skip
+    return load_model(ViTForImageClassification(config), mean=[0.5] * 3, std=[0.25] * 3, size=32, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def photos():
+    rng = np.random.default_rng(0)
+    sizes = {"one": (48, 64, 3), "two": (40, 40, 3)}
+    return {name: rng.integers(0, 256, size, dtype=np.uint8) for name, size in sizes.items()}
+
+
+@pytest.fixture(scope="module")
+def packed(vit, photos):
+    return explorer.pack(vit, photos, targets=2, curves=True)
+
+
+def stack(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    attentions = [torch.softmax(2 * torch.randn(B, H, N, N, generator=generator), -1) for _ in range(L)]
+    weights = [torch.softmax(torch.randn(B, H, generator=generator), -1) for _ in range(L)]
+    return attentions, weights, torch.eye(N)[0]
+
+
+def slowly(attentions, weights, readout, alpha, variant, layers, muted):
+    """The definition, written with N×N matrices and one head at a time."""
+    fused = []
+    for number, (a, w) in enumerate(zip(attentions, weights, strict=True), start=1):
+        left = [h for h in range(H) if (number, h + 1) not in muted]
+        if layers[0] <= number <= layers[1] and left:
+            total = sum(w[:, h] for h in left)
+            fused.append(sum((w[:, h] / total)[:, None, None] * a[:, h] for h in left))
+    eye = torch.eye(N)
+    product = eye.expand(B, N, N)
+    for a in reversed(fused) if variant == "output-first" else fused:
+        product = product @ a + alpha * eye if variant == "paper" else product @ (a + alpha * eye)
+    return (readout @ product).reshape(B, N)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    alpha=st.floats(0, 10),
+    variant=st.sampled_from(VARIANTS),
+    layers=st.tuples(st.integers(1, L), st.integers(1, L)).map(lambda p: (min(p), max(p))),
+    muted=st.sets(st.tuples(st.integers(1, L), st.integers(1, H))),
+)
+def test_muted_rollout_is_the_definition(alpha, variant, layers, muted):
+    attentions, weights, readout = stack()
+    fast = explorer.muted_rollout(attentions, weights, readout, alpha, variant, layers, sorted(muted))
+    slow = slowly(attentions, weights, readout, alpha, variant, layers, muted)
+    torch.testing.assert_close(fast / fast.sum(1, keepdim=True), slow / slow.sum(1, keepdim=True), atol=1e-5, rtol=1e-4)
+
+
+def test_nothing_muted_is_the_plain_rollout():
+    attentions, weights, readout = stack()
+    same = explorer.muted_rollout(attentions, weights, readout, 0.7, "report")
+    assert torch.allclose(same, weighted_rollout(attentions, weights, readout, 0.7, "report"), atol=1e-6)
+
+
+def test_a_solo_head_is_all_of_its_layer():
+    attentions, weights, readout = stack()
+    solo = explorer.muted_rollout(attentions, weights, readout, 0.0, muted=[(1, 1), (1, 3), (1, 4)], layers=(1, 1))
+    assert torch.allclose(solo, attentions[0][:, 1, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [{"layers": p} for p in ((0, 2), (2, 1), (1, L + 1))] + [{"muted": [(1, H + 1)]}])
+def test_places_that_do_not_exist(wrong):
+    with pytest.raises(ValueError, match=f"1 to {H}|≤ {L}"):
+        explorer.muted_rollout(*stack(), **wrong)
+
+
+@given(st.integers(0, 1000), st.sampled_from([0.1, 2.0, 8.0]))
+@settings(max_examples=30, deadline=None)
+def test_eight_bits_keep_attention(seed, contrast):
+    z = contrast * np.random.default_rng(seed).normal(size=(2, 3, N, N))
+    a = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+    back = explorer.dequantise(explorer.quantise(a))
+    assert np.allclose(back.sum(-1), 1, atol=1e-6)
+    # half a step of 1/255 in √(a/largest) moves a by at most √(a · largest)/255, and the row's sum by N times that
+    largest = a.max(-1, keepdims=True)
+    assert (abs(back - a) <= 1.5 * (np.sqrt(a * largest) + N * a * largest) / 255 + 1e-5 * largest).all()
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2", None])
+def test_state_map_is_gmar_when_nothing_is_touched(vit, photos, norm):
+    for variant in VARIANTS:
+        mine = explorer.state_map(vit, photos["one"], target=3, norm=norm, alpha=0.4, variant=variant)
+        pixels = vit.preprocess([photos["one"]])
+        theirs = explain(vit.model, pixels, "gmar", target=3, upsample=False, norm=norm, alpha=0.4, variant=variant)[0]
+        assert torch.allclose(mine, theirs, atol=1e-5)
+        assert mine.shape == (4, 4) and mine.min() == 0 and mine.max() == 1
+
+
+def test_all_heads_muted_is_a_constant_map(vit, photos):
+    everything = [(layer + 1, head + 1) for layer in range(L) for head in range(H)]
+    assert explorer.state_map(vit, photos["one"], muted=everything).count_nonzero() == 0
+
+
+def test_what_the_page_holds(vit, photos, packed):
+    """Attention and weights of the trace, maps and curves of the library, the photo as the reader sees it."""
+    p = packed[0]
+    pixels = vit.preprocess([photos["one"]])
+    top = vit.model(pixels).logits[0].argsort(descending=True)[:2].tolist()
+    assert p.info["targets"] == top and p.info["grid"] == [4, 4] and p.info["shape"] == [L, H, 17]
+    assert p.info["target_names"][0].startswith(f"class {top[0]} ") and p.info["target_names"][0].endswith(" %")
+    t = trace(vit.model, pixels.expand(2, -1, -1, -1), target=torch.tensor(top))
+    codes = np.frombuffer(p.attention, np.uint8).reshape(L, H, 17, 17)
+    assert np.allclose(explorer.dequantise(codes), torch.stack([a[0] for a in t.attentions]), atol=0.01)
+    weights = np.frombuffer(p.weights, np.float32).reshape(2, 2, L, H)
+    for k, norm in enumerate(("l1", "l2")):
+        assert np.allclose(weights[:, k], torch.stack(head_weights(t.gradients, norm), 1), atol=1e-5)
+    maps = np.frombuffer(p.maps, np.float32).reshape(2, len(explorer.METHODS_SHOWN), 16)
+    curves = np.frombuffer(p.curves, np.float32).reshape(2, len(explorer.METHODS_SHOWN), -1)
+    m = torch.from_numpy(maps[1, 3].reshape(1, 4, 4).copy())
+    curve = metrics.deletion(vit.model, pixels, m, target=top[1])
+    assert np.allclose(curves[1, 3], curve.scores[0], atol=1e-5)
+    assert np.allclose(p.info["fractions"], curve.fractions)
+    assert Image.open(io.BytesIO(p.image)).size == (64, 48) and p.info["crop"] == [0, 0, 1, 1]
+    assert p.info["fill"] == [128] * 3
+
+
+def test_the_stated_error_is_the_error(vit, photos, packed):
+    """The number shown to the reader bounds what 8 bits do to the maps that the sliders can make."""
+    p = packed[0]
+    codes = explorer.dequantise(np.frombuffer(p.attention, np.uint8).reshape(L, H, 17, 17))
+    weights = torch.from_numpy(np.frombuffer(p.weights, np.float32).reshape(2, 2, L, H).copy())
+    coarse = [torch.from_numpy(a)[None] for a in codes]
+    worst = 0.0
+    for variant in VARIANTS:
+        for k, norm in enumerate(("l1", "l2")):
+            scores = weighted_rollout(coarse, list(weights[0, k][:, None]), torch.eye(17)[0], 1.0, variant)
+            page = minmax(scores[:, 1:])[0].reshape(4, 4)
+            exact = explorer.state_map(vit, photos["one"], p.info["targets"][0], norm, 1.0, variant)
+            worst = max(worst, float((page - exact).abs().max()))
+    assert 0 < worst <= p.info["error"] + 1e-5 < 0.05
+
+
+def test_bytes_of_a_photo_of_the_bundled_model():
+    vit = load_model("vit-tiny-imagenet", device="cpu")
+    photo = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)  # noise: the largest JPEG
+    (p,) = explorer.pack(vit, [photo])
+    assert p.size <= 600_000
+    assert p.info["error"] <= 0.01
+    assert p.info["name"] == "photo 1" and p.info["key"] == "0"
+
+
+def test_a_centre_crop_is_drawn_where_the_model_looked(vit, photos):
+    cropping = load_model(vit.model, mean=[0.5] * 3, std=[0.5] * 3, size=32, device="cpu")
+    cropping.processor.do_center_crop = True
+    cropping.processor.size = {"shortest_edge": 32}
+    cropping.processor.crop_size = {"height": 32, "width": 32}
+    (p,) = explorer.pack(cropping, {"wide": np.zeros((40, 80, 3), np.uint8)})
+    assert p.info["crop"] == pytest.approx([0.25, 0, 0.75, 1], abs=0.02)
+
+
+@pytest.mark.parametrize("show", explorer.SHOW)
+def test_every_control_is_linked(packed, show):
+    ui = explorer.explore(packed, show=show)
+    controls = ui.children[0].children
+    assert controls[0].description == "photo" and len({c.description for c in controls}) == len(controls)
+    assert all(c.description for c in controls)
+    assert ui.view.photos == packed and ui.view.show == [show]
+
+
+def test_arguments_of_the_view_repeat_its_picture(vit, photos, packed):
+    ui = explorer.explore(packed)
+    ui.view.set_trait("alpha", 0.3)
+    ui.view.set_trait("norm", 1)
+    ui.view.set_trait("variant", 2)
+    ui.view.set_trait("layers", [2, 3])
+    ui.view.set_trait("muted", [[2, 1]])
+    ui.view.set_trait("target", 1)
+    assert ui.view.arguments() == {
+        "target": packed[0].info["targets"][1], "norm": "l2", "alpha": 0.3, "variant": "output-first", "layers": (2, 3),
+        "muted": [(2, 1)],
+    }  # fmt: skip
+    assert explorer.state_map(vit, photos["one"], **ui.view.arguments()).shape == (4, 4)
+
+
+def test_explore_says_what_is_wrong(vit, photos, packed):
+    with pytest.raises(ValueError, match="map, heads, compare, deletion"):
+        explorer.explore(packed, show="everything")
+    with pytest.raises(TypeError, match="photos"):
+        explorer.explore(vit)
+    with pytest.raises(ValueError, match="curves=True"):
+        explorer.explore(explorer.pack(vit, photos, targets=1), show="deletion")
+    with pytest.raises(ValueError, match="same number of layers, heads and targets"):
+        explorer.explore(packed + explorer.pack(vit, photos, targets=[0]))
