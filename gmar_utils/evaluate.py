@@ -136,7 +136,8 @@ def evaluate(
     data_name   the data set's name, for the provenance
 
     Killed and called again with the same arguments it computes what is missing; called under `accelerate launch` the
-    processes share the blocks. Rows do not depend on either. ValueError when `out` holds a run with other settings.
+    processes share the blocks. Rows do not depend on either. A record is the unit of the bootstrap: a photo with two
+    objects is two records. ValueError when `out` holds a run with other settings.
     """
     started, state, out = time.perf_counter(), _processes(), Path(out)
     methods = dict(DEFAULT_METHODS if methods is None else methods)
@@ -322,11 +323,11 @@ def _masks(name):
         options = job.protocol
         if name == "average_precision":
             values = {name: metrics.average_precision(on_photo, masks, options["ap"])}
-            return values, {}, f"average precision: target {options['target']} · {options['ap']}"
+            return values, {}, f"AP: target {options['target']} · ap {options['ap']}"
         found = metrics.counts(on_photo, masks, options["threshold"])
         value = metrics.accuracy_of(found) if name == "pixel_accuracy" else metrics.iou_of(found, options["iou"])
         # The counts go into the rows too: dataset-level figures are made of their sums.
-        kind = "" if name == "pixel_accuracy" else f" · {options['iou']}"
+        kind = "" if name == "pixel_accuracy" else f" · iou {options['iou']}"
         card = (
             f"{COLUMNS[name][0]}: target {options['target']} · threshold {options['threshold']}{kind} · "
             f"aggregate {options['aggregate']}"
@@ -606,6 +607,9 @@ def _version(name):
 
 def add_arguments(parser) -> None:
     """The options of `gmar evaluate`."""
+    parser.epilog = (
+        "Several processes, on GPUs or CPUs: accelerate launch --multi_gpu --num_processes N -m gmar_utils evaluate …"
+    )
     parser.add_argument("--data", default="tiny-imagenet", choices=DATA, help="data set (default: %(default)s)")
     parser.add_argument(
         "--source", help="where the data set is: folder, file or hub id (default: its environment variable)"

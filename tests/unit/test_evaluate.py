@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,13 +22,7 @@ from gmar_utils import data, evaluate, explain, load_model, metrics
 from gmar_utils.shapes import CLASSES
 
 METHODS = ["rollout-report", "gmar-l1-report", "random"]
-RUN = """
-import argparse, sys
-from gmar_utils import evaluate
-parser = argparse.ArgumentParser()
-evaluate.add_arguments(parser)
-sys.exit(evaluate.main(parser.parse_args()))
-"""
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -148,8 +143,9 @@ def test_provenance_says_what_and_hides_where(vit, whole, checkpoint, monkeypatc
 # Kill and processes --------------------------------------------------------------------------------------------------
 
 
-def command(checkpoint, out, script):
-    return [str(script), "--data", "shapes", "--limit", "40", "--model", str(checkpoint), "--out", str(out),
+def command(checkpoint, out):
+    return ["-m", "gmar_utils", "evaluate", "--data", "shapes", "--limit", "40", "--model", str(checkpoint),
+            "--out", str(out),
             "--methods",
             *METHODS, "--metrics", "insertion", "deletion", "drop"]  # fmt: skip
 
@@ -159,12 +155,6 @@ def reference(vit, tmp_path_factory):
     """What one process that nobody disturbs gives."""
     return run(vit, data.shapes(40, seed=0), tmp_path_factory.mktemp("reference"), data_name="shapes", limit=40,
                measures=("insertion", "deletion", "drop"))  # fmt: skip
-
-
-def script_in(folder):
-    script = folder / "run.py"
-    script.write_text(RUN)
-    return script
 
 
 def equal(rows, reference):
@@ -178,7 +168,7 @@ def equal(rows, reference):
 def test_killed_and_started_again(vit, checkpoint, reference, tmp_path):
     out = tmp_path / "out"
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    started = subprocess.Popen([sys.executable, *command(checkpoint, out, script_in(tmp_path))], env=env,
+    started = subprocess.Popen([sys.executable, *command(checkpoint, out)], env=env, cwd=ROOT,
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
     deadline = time.monotonic() + 120
     while not list(out.glob("parts/0*.csv")):
@@ -208,7 +198,7 @@ def test_two_processes_give_the_rows_of_one(checkpoint, reference, tmp_path):
               "--main_process_port", str(port)]  # fmt: skip
     out = tmp_path / "out"
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run([*launch, *command(checkpoint, out, script_in(tmp_path))], env=env, capture_output=True,
+    result = subprocess.run([*launch, *command(checkpoint, out)], env=env, cwd=ROOT, capture_output=True,
                             text=True, timeout=240, check=False)  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert json.loads((out / "provenance.json").read_text())["processes"] == 2
