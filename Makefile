@@ -3,7 +3,7 @@
 #   make test         all tests; those in a browser need a built book and Debian's chromium, and say so if they skip
 #   make lint         ruff
 #   make bench        the benchmarks: ratios measured in one run, written to book/results
-#   make results      the small evaluation tables in book/results         make results-full: the complete ones
+#   make results      the evaluations on a few images, into _build/results; make results-full: the tables of book/results
 #   make zip          book-offline.zip: the built book, to read without network or Python
 #   make set-repository URL=https://github.com/OWNER/REPO     once, by the owner: turns the links and buttons on
 #   make clean        remove what was built (not .venv)
@@ -27,13 +27,13 @@ lint: $(ENV)
 	$(PY) -m ruff check .
 
 bench: $(ENV)
-	$(PY) -m tests.benchmarks
+	for file in tests/benchmarks/bench_*.py; do $(PY) $$file || exit 1; done
 
 results: $(ENV)
-	$(PY) -m tests.results --small
+	$(PY) book/results/make.py --small
 
 results-full: $(ENV)
-	$(PY) -m tests.results
+	$(PY) book/results/make.py
 
 zip: book
 	rm -f _build/book-offline.zip

@@ -1,5 +1,6 @@
 """Pictures: a map on its photo, methods side by side, means with their intervals, and the words that go with them."""
 
+import warnings
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from . import __version__
 from .explain import METHODS
+from .photos import read_photo
 
 STYLE = str(files(__package__) / "book.mplstyle")  # plt.style.use(viz.STYLE)
 OPACITY = 0.65  # of the map above the photo
@@ -52,7 +54,7 @@ def style(label: str) -> Style:
 def blend(photo, map) -> Image.Image:
     """The photo in grey with the map in magma above it, as an RGB picture of the photo's size.
 
-    photo   PIL image, array (height, width) or (height, width, 3), or tensor (channels, height, width)
+    photo   path, PIL image, array (height, width[, channels]) or tensor (channels, height, width)
     map     array or tensor (r, c) in [0, 1], of any size: it is stretched over the photo. NaN, outside the crop that
             the model saw, becomes plain grey
     """
@@ -145,6 +147,7 @@ def forest(summary, ax=None, *, xlabel: str = "mean, 95 % interval"):
         plot = plot.scale(y=so.Nominal(order=names), color={n: style(n).color for n in names})
         plot.label(x=xlabel, y="").on(ax).plot()
     ax.grid(axis="x", color="0.9")
+    ax.set_axisbelow(True)
     return ax
 
 
@@ -188,17 +191,8 @@ def _map(map) -> np.ndarray:
 
 def _pixels(photo) -> np.ndarray:
     """(height, width, 3) in [0, 1] of a photo of any of the kinds that `blend` takes."""
-    if isinstance(photo, Image.Image) and photo.mode not in ("L", "I", "F") and not photo.mode.startswith("I;"):
-        photo = photo.convert("RGB")
     if isinstance(photo, torch.Tensor):
-        photo = photo.detach().cpu()
-        photo = photo.movedim(0, -1) if photo.ndim == 3 else photo
-    values = np.asarray(photo)
-    if values.ndim not in (2, 3):
-        raise ValueError(
-            f"Expected a photo (height, width[, channels]) or a tensor (channels, height, width), got {values.shape}."
-        )
-    low, high = (0, 255) if values.dtype == np.uint8 else (values.min(), values.max())  # 16 bit, float: its own range
-    values = ((values - np.float32(low)) / np.float32(high - low or 1)).astype(np.float32)
-    values = values[..., None] if values.ndim == 2 else values
-    return values[..., :3] if values.shape[2] >= 3 else values[..., :1].repeat(3, axis=2)
+        photo = photo.detach().cpu().movedim(0, -1).numpy()
+    with warnings.catch_warnings():  # 16 bit: whoever prepared the photo for the model has been warned already
+        warnings.simplefilter("ignore")
+        return np.asarray(read_photo(photo), dtype=np.float32) / 255
