@@ -20,7 +20,7 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
-# Paths of somebody's machine, and hosts of package registries (requirements that name one do not install elsewhere), put
+# Paths of a machine, and hosts of package registries (requirements that name one do not install elsewhere), put
 # together at run time so that this file does not hold what it looks for.
 FORBIDDEN = [rf"(?<![\w.])/{p}/" for p in ("root", "work", "home/(?!me)[a-z]+", "Users/[a-z]+", "tmp")]
 FORBIDDEN += [
