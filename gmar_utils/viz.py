@@ -45,7 +45,9 @@ METHOD_STYLE = {
 def style(label: str) -> Style:
     """The style of a method or of a variant of it: 'gmar', 'gmar-l2' and 'GMAR (L2)' look alike."""
     words = label.lower().replace(" ", "-")
-    known = {name: name for name in METHOD_STYLE} | {METHODS[n].title.lower().replace(" ", "-"): n for n in METHOD_STYLE}
+    known = {name: name for name in METHOD_STYLE} | {
+        METHODS[n].title.lower().replace(" ", "-"): n for n in METHOD_STYLE
+    }
     for start in sorted(known, key=len, reverse=True):
         if words.startswith(start):
             return METHOD_STYLE[known[start]]
