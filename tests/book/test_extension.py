@@ -1,0 +1,50 @@
+"""The book's own Sphinx extension."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "_ext"))
+import book  # noqa: E402
+
+
+def app(**config):
+    return SimpleNamespace(config=SimpleNamespace(**config), env=SimpleNamespace(doc2path=lambda name: f"{name}.ipynb"))
+
+
+def test_solutions_are_left_out_on_request():
+    cells = [{"id": "a", "metadata": {}}, {"id": "b", "metadata": {"tags": ["solution", "hide-cell"]}}]
+    for wanted, ids in ((True, ["a", "b"]), (False, ["a"])):
+        source = [json.dumps({"cells": cells})]
+        book.drop_solutions(app(book_solutions=wanted), "chapter", source)
+        assert [c["id"] for c in json.loads(source[0])["cells"]] == ids
+
+
+def test_no_button_leads_anywhere_until_the_repository_is_known():
+    options = {"repository_url": "", "launch_buttons": {"colab_url": "https://colab.research.google.com"}}
+    book.link_repository(None, SimpleNamespace(html_theme_options=options))
+    assert options == {"use_repository_button": False, "use_issues_button": False, "launch_buttons": {}}
+    options = {"repository_url": "https://github.com/someone/book", "launch_buttons": {"colab_url": "x"}}
+    book.link_repository(None, SimpleNamespace(html_theme_options=options))
+    assert options["use_repository_button"] and options["launch_buttons"] == {"colab_url": "x"}
+
+
+def test_heavy_pictures_become_light_and_pages_follow(tmp_path):
+    (tmp_path / "_images").mkdir()
+    noise = Image.effect_noise((600, 600), 60).convert("RGB")
+    noise.save(tmp_path / "_images/map.png")
+    Image.new("RGB", (20, 20)).save(tmp_path / "_images/icon.png")
+    (tmp_path / "page.html").write_text('<img src="_images/map.png"><img src="_images/icon.png">')
+    book.shrink_pictures(SimpleNamespace(outdir=tmp_path), None)
+    assert (tmp_path / "page.html").read_text() == '<img src="_images/map.webp"><img src="_images/icon.png">'
+    assert Image.open(tmp_path / "_images/map.webp").size == (600, 600)
+
+
+def test_docstrings_keep_their_columns():
+    lines = ["Maps of *one* photo.", "", "photo   a path", "map     (r, c)"]
+    book.plain_docstring(None, "function", "f", None, None, lines)
+    assert lines[0] == r"Maps of \*one\* photo."
+    assert lines[1:] == ["", ".. code-block:: none", "", "   photo   a path", "   map     (r, c)", ""]
