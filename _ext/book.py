@@ -1,5 +1,6 @@
 """What the book needs beyond Jupyter Book: offline pages, a build without solutions, links once the owner set them."""
 
+import html
 import json
 import os
 import re
@@ -31,14 +32,29 @@ def drop_solutions(app, docname, source):
     source[0] = json.dumps(notebook)
 
 
-def link_repository(app, config):
+def theme_options(app, config):
     """Repository link, issue and launch buttons exist once `repository.url` in _config.yml is set, and not before."""
     options = config.html_theme_options
-    known = bool(options.get("repository_url"))
-    options.update(use_repository_button=known, use_issues_button=known)
-    if not known:
+    options["logo"] = {"text": config.project}
+    url = options.get("repository_url")
+    options.update(use_repository_button=bool(url), use_issues_button=bool(url))
+    if url:
+        owner, name = url.rstrip("/").split("/")[-2:]
+        config.html_baseurl = f"https://{owner.lower()}.github.io/{name}/"
+    else:
         options.pop("repository_url", None)
         options["launch_buttons"] = {}
+
+
+def social_preview(app, pagename, templatename, context, doctree):
+    """What a link to a page looks like elsewhere; such pictures need the site's address."""
+    if app.config.html_baseurl:
+        title = html.escape(re.sub("<[^>]*>", "", context.get("title", "")))
+        context["metatags"] = context.get("metatags", "") + (
+            f'<meta property="og:title" content="{title}">'
+            f'<meta property="og:image" content="{app.config.html_baseurl}_static/social.png">'
+            '<meta name="twitter:card" content="summary_large_image">'
+        )
 
 
 def plain_docstring(app, what, name, obj, options, lines):
@@ -68,7 +84,8 @@ def shrink_pictures(app, exception):
 
 def setup(app):
     app.add_config_value("book_solutions", os.environ.get("SOLUTIONS") != "0", "env")
-    app.connect("config-inited", link_repository)
+    app.connect("config-inited", theme_options)
+    app.connect("html-page-context", social_preview)
     app.connect("source-read", drop_solutions)
     app.connect("autodoc-process-docstring", plain_docstring)
     app.connect("build-finished", shrink_pictures)

@@ -14,7 +14,7 @@ from gmar_utils import METHODS, explain_many, load_model, viz  # noqa: E402
 from gmar_utils.data import cat_and_coffee  # noqa: E402
 
 HERE = Path(__file__).parent
-SHOWN = ("rollout", "gmar", "legrad", "grad-cam")
+SHOWN = ("rollout", "gmar", "legrad", "grad-cam", "chefer")
 
 photo = cat_and_coffee()
 vit = load_model("vit-tiny-imagenet")
@@ -29,8 +29,6 @@ def draw(path, size, shape, dpi, heading=None):
     viz.overlay(axes.flat[0], photo, title="Why “espresso”?")
     for ax, (title, values) in zip(axes.flat[1:], maps.items(), strict=False):
         viz.overlay(ax, photo, values, title)
-    for ax in axes.flat[1 + len(maps) :]:
-        ax.set_axis_off()
     if heading:
         figure.suptitle(heading, fontsize=26, fontweight="bold")
     figure.savefig(path, metadata={"Software": None})

@@ -24,12 +24,27 @@ def test_solutions_are_left_out_on_request():
 
 
 def test_no_button_leads_anywhere_until_the_repository_is_known():
-    options = {"repository_url": "", "launch_buttons": {"colab_url": "https://colab.research.google.com"}}
-    book.link_repository(None, SimpleNamespace(html_theme_options=options))
-    assert options == {"use_repository_button": False, "use_issues_button": False, "launch_buttons": {}}
-    options = {"repository_url": "https://github.com/someone/book", "launch_buttons": {"colab_url": "x"}}
-    book.link_repository(None, SimpleNamespace(html_theme_options=options))
-    assert options["use_repository_button"] and options["launch_buttons"] == {"colab_url": "x"}
+    def options(url):
+        config = SimpleNamespace(
+            project="Book",
+            html_baseurl="",
+            html_theme_options={"repository_url": url, "launch_buttons": {"colab_url": "x"}},
+        )
+        book.theme_options(None, config)
+        return config.html_theme_options, config.html_baseurl
+
+    unset, address = options("")
+    assert not unset["use_repository_button"] and not unset["use_issues_button"] and not address
+    assert unset["launch_buttons"] == {} and "repository_url" not in unset
+    known, address = options("https://github.com/Someone/book")
+    assert known["use_repository_button"] and known["launch_buttons"] and address == "https://someone.github.io/book/"
+
+
+def test_previews_need_the_sites_address():
+    for address, shown in (("", False), ("https://someone.github.io/book/", True)):
+        context = {"title": "A <em>map</em>"}
+        book.social_preview(app(html_baseurl=address), "page", "page.html", context, None)
+        assert ("https://someone.github.io/book/_static/social.png" in context.get("metatags", "")) == shown
 
 
 def test_heavy_pictures_become_light_and_pages_follow(tmp_path):
