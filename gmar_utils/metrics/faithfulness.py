@@ -94,17 +94,9 @@ def average_increase(full, masked, per_image: bool = False) -> torch.Tensor:
 
 
 def masked_scores(
-    model,
-    pixel_values,
-    maps,
-    target=None,
-    *,
-    score="probability",
-    masking="multiply",
-    mean=None,
-    std=None,
+    model, pixel_values, maps, target=None, *, score="probability", masking="multiply", mean=None, std=None,
     batch_size=64,
-) -> Masked:
+) -> Masked:  # fmt: skip
     """Scores (B,) before and after masking the image by its map: what Average Drop and Increase are computed from.
 
     maps     (B, height, width) in [0, 1], or (B, R, C), brought to image size bilinearly and to [0, 1] by min–max
@@ -149,19 +141,9 @@ def masked_scores(
 
 
 def insertion(
-    model,
-    pixel_values,
-    maps,
-    target=None,
-    *,
-    score="probability",
-    baseline="zero",
-    steps=None,
-    unit="patch",
-    grid=None,
-    batch_size=64,
-    seed=0,
-) -> Curve:
+    model, pixel_values, maps, target=None, *, score="probability", baseline="zero", steps=None, unit="patch",
+    grid=None, batch_size=64, seed=0,
+) -> Curve:  # fmt: skip
     """Insertion, higher is better: the score while patches appear on the baseline, the map's highest first.
 
     RISE's metric [petsiuk2018rise], by patch.
@@ -181,20 +163,9 @@ def insertion(
 
 
 def deletion(
-    model,
-    pixel_values,
-    maps,
-    target=None,
-    *,
-    score="probability",
-    baseline="zero",
-    order="most",
-    steps=None,
-    unit="patch",
-    grid=None,
-    batch_size=64,
-    seed=0,
-) -> Curve:
+    model, pixel_values, maps, target=None, *, score="probability", baseline="zero", order="most", steps=None,
+    unit="patch", grid=None, batch_size=64, seed=0,
+) -> Curve:  # fmt: skip
     """Deletion, lower is better: the score while patches give way to the baseline, the map's highest first.
 
     RISE's metric [petsiuk2018rise], by patch. `order="most"` is MoRF; `order="least"` (LeRF) removes the lowest first,

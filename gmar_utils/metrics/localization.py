@@ -50,7 +50,7 @@ def iou(maps, masks, threshold: float | str = 0.5, iou: str = "foreground", aggr
 def average_precision(maps, masks, ap: str = "foreground") -> torch.Tensor:
     """Average precision of the continuous map, percent (B,), higher is better (scikit-learn's step-wise area).
 
-    ap  "foreground" | "two-class": background scored by 1 − map and pooled with the foreground [chefer2021generic]
+    ap  "foreground" | "two-class": background scored by 1 − map and pooled with the foreground [chefer2021beyond]
     """
     _choice("ap", ap, ("foreground", "two-class"))
     results = []

@@ -18,17 +18,9 @@ from .faithfulness import Curve, Protocol, evaluating, resolve, score_of
 
 
 def head_ablation(
-    model,
-    pixel_values,
-    importance,
-    target=None,
-    *,
-    layers=None,
-    order="most",
-    score="probability",
-    batch_size=64,
+    model, pixel_values, importance, target=None, *, layers=None, order="most", score="probability", batch_size=64,
     seed=0,
-) -> Curve:
+) -> Curve:  # fmt: skip
     """The target's score against the number of muted heads, (B, S+1): S heads in all, muted one after the other.
 
     Muting a head zeroes its A·V. A weight that means something makes the score fall faster than at random when the
