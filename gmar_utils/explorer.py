@@ -29,6 +29,7 @@ from .rollout import VARIANTS, head_weights, weighted_rollout
 NORMS = ("l1", "l2", None)
 SHOW = ("map", "heads", "compare", "deletion")
 PHOTO_PIXELS = 384  # longer side of the picture in the page
+STEPS = 16  # of the deletion curves
 
 # Maps that do not follow the sliders, for comparison and deletion: label → (method, options).
 METHODS_SHOWN = {
@@ -239,8 +240,8 @@ def _control(view, kind, depth):
 def pack(model, photos, targets: int | Sequence[int] = 3, curves: bool = False) -> list[PhotoData]:
     """What the view needs of each photo, to be shared by several `explore(packed, show=…)`.
 
-    model, photos, targets as in `explore`; curves=True computes the deletion curves too: 33 forwards a photo, class
-    and method.
+    model, photos, targets as in `explore`; curves=True computes the deletion curves too: STEPS + 1 forwards a photo,
+    class and method.
     """
     vit = model if isinstance(model, Vit) else load_model(model)
     keyed = photos.items() if isinstance(photos, Mapping) else enumerate(photos)
@@ -258,7 +259,8 @@ def _pack(vit, key, photo, targets, curves):
     t = trace(vit.model, many, target=top)
     weights = torch.stack([torch.stack(head_weights(t.gradients, n), 1) for n in NORMS[:2]], 1)
     maps = explain_many(vit.model, many, METHODS_SHOWN, target=top, upsample=False)
-    found = [deletion(vit.model, many, m, target=top) for m in maps.values()] if curves else []
+    steps = min(STEPS, t.grid[0] * t.grid[1])
+    found = [deletion(vit.model, many, m, target=top, steps=steps) for m in maps.values()] if curves else []
     attention = torch.stack([a[0] for a in t.attentions]).cpu().numpy()
     codes = quantise(attention)
     inside = ~vit.to_photo(torch.ones(1, *t.grid), [photo])[0].isnan()

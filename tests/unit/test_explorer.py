@@ -136,7 +136,7 @@ def test_what_the_page_holds(vit, photos, packed):
     maps = np.frombuffer(p.maps, np.float32).reshape(2, len(explorer.METHODS_SHOWN), 16)
     curves = np.frombuffer(p.curves, np.float32).reshape(2, len(explorer.METHODS_SHOWN), -1)
     m = torch.from_numpy(maps[1, 3].reshape(1, 4, 4).copy())
-    curve = metrics.deletion(vit.model, pixels, m, target=top[1])
+    curve = metrics.deletion(vit.model, pixels, m, target=top[1], steps=16)
     assert np.allclose(curves[1, 3], curve.scores[0], atol=1e-5)
     assert np.allclose(p.info["fractions"], curve.fractions)
     assert Image.open(io.BytesIO(p.image)).size == (64, 48) and p.info["crop"] == [0, 0, 1, 1]
