@@ -1,7 +1,7 @@
 """Pictures to explain and to train on: Tiny-ImageNet, VOC 2012 with masks, generated shapes, scikit-image's photos.
 
-Every loader returns a Hugging Face ``datasets.Dataset`` whose pictures are decoded when they are read. A source is a hub id
-or a local path, given as an argument or by environment variable; what is missing or broken is named with its file.
+Every loader returns a Hugging Face ``datasets.Dataset`` whose pictures are decoded when they are read. A source is a
+hub id or a local path, given as an argument or by environment variable; what is missing or broken is named with its file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import skimage.data
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from tqdm.auto import tqdm
@@ -115,18 +116,48 @@ def tiny_imagenet(split="valid", source=None):
     """Tiny-ImageNet: ``image`` (RGB), ``label`` (0 to 199 in the order of the wnids), ``box`` (x0, y0, x1, y1 in pixels,
     x1 and y1 exclusive; None where the source has no boxes).
 
-    source  a folder of parquet files, the original folder or its zip, or a hub id; default: GMAR_TINY_IMAGENET, else the hub
+    source  a folder of parquet files, the original folder or its zip, or a hub id; default: GMAR_TINY_IMAGENET,
+            else the hub
     """
+    import datasets
+
+    images, labels, boxes, names = _tiny_imagenet(split, source)
+    features = datasets.Features({
+        "image": datasets.Image(decode=False),
+        "label": datasets.ClassLabel(names=names),
+        "box": datasets.List(datasets.Value("int16")),
+    })  # fmt: skip
+    table = pa.table({"image": images, "label": labels, "box": boxes}).cast(features.arrow_schema)
+    return datasets.Dataset(table, info=datasets.DatasetInfo(features=features)).with_transform(_decode)
+
+
+def tiny_imagenet_arrays(split="valid", source=None, size=64):
+    """The same pictures decoded once, for training: uint8 (N, 3, size, size) and labels (N,). A local source needs no
+    ``datasets`` package."""
+    images, labels, _, _ = _tiny_imagenet(split, source)
+    return _arrays((_open(image.as_py()) for image in images), len(images), size), torch.from_numpy(labels.to_numpy())
+
+
+def _arrays(pictures, n, size):
+    out = torch.empty(n, 3, size, size, dtype=torch.uint8)
+    for i, picture in enumerate(tqdm(pictures, total=n, desc="Decoding", delay=2)):
+        picture = picture if picture.size == (size, size) else picture.resize((size, size), Image.Resampling.BICUBIC)
+        out[i] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    return out
+
+
+def _tiny_imagenet(split, source):
+    """Pyarrow columns image (bytes, path), label, box, and the 200 wnids."""
     if split not in ("train", "valid"):
         raise ValueError(f"expected split 'train' or 'valid', got {split!r}")
     path, hub = _source(source, "GMAR_TINY_IMAGENET", TINY_IMAGENET)
     if hub:
         ds = _from_hub(hub, split, "GMAR_TINY_IMAGENET")
-        images, labels, boxes, wnids = ds.data["image"], ds["label"], None, ds.features["label"].names
-        return _dataset(_named(images, f"{hub} {split}"), np.array(labels), boxes, wnids, hub)
+        table = ds.data.table.combine_chunks()
+        return _columns(_named(table["image"], f"{hub} {split}"), table["label"], None, ds.features["label"].names, hub)
     if path.is_file():
         path = _unzip(path)
-    if path.is_dir() and not (path / "wnids.txt").exists() and (path / "tiny-imagenet-200").is_dir():
+    if (path / "tiny-imagenet-200").is_dir():
         path = path / "tiny-imagenet-200"
     if (path / "wnids.txt").exists():
         return _original(path, split)
@@ -147,42 +178,43 @@ def _unzip(path):
 
 
 def _parquet(files):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     shard = re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.parquet", files[0].name)
-    if shard:
-        for i in range(int(shard[2])):
-            file = files[0].with_name(f"{shard[1]}-{i:05d}-of-{shard[2]}.parquet")
-            if not file.exists():
-                raise FileNotFoundError(f"{file}: this shard is missing. Download it into the folder.")
-    images, labels, boxes = [], [], []
+    for i in range(int(shard[2]) if shard else 0):
+        file = files[0].with_name(f"{shard[1]}-{i:05d}-of-{shard[2]}.parquet")
+        if not file.exists():
+            raise FileNotFoundError(f"{file}: this shard is missing. Download it into the folder.")
+    images, tables = [], []
     for file in files:
         try:
-            table = pq.read_table(file)
+            table = pq.read_table(file).combine_chunks()
         except (OSError, pa.ArrowException) as error:
             raise ValueError(f"{file}: not a complete parquet file ({error}). Download it again.") from error
         if not {"image", "label"} <= set(table.column_names):
             raise ValueError(f"{file}: expected columns image and label, got {table.column_names}.")
-        images.append(_named(table["image"], file))
-        found = table["label"].to_numpy()
-        _check_labels(found, [f"{file} row {i}" for i in range(len(found))])
-        labels.append(found)
-        boxes.append(np.array(table["bbox"].to_pylist()) if "bbox" in table.column_names else None)
-        info = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+        _check_labels(table["label"].to_numpy(), [f"{file} row {i}" for i in range(len(table))])
+        images += _named(table["image"], file).chunks
+        tables.append(table)
+    table = pa.concat_tables(t.drop_columns("image") for t in tables)
+    boxes = np.array(table["bbox"].to_pylist()) if "bbox" in table.column_names else None
+    info = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
     names = info.get("info", {}).get("features", {}).get("label", {}).get("names")
-    boxes = None if any(b is None for b in boxes) else np.concatenate(boxes)
-    return _dataset(pa.chunked_array(sum((c.chunks for c in images), [])), np.concatenate(labels), boxes, names, files[0])
+    return _columns(pa.chunked_array(images), table["label"], boxes, names, files[0])
 
 
 def _named(images, origin):
     """Image structs whose path says where they come from (shards leave it empty), for error messages."""
-    import pyarrow as pa
-
-    images = images.combine_chunks() if isinstance(images, pa.ChunkedArray) else images
-    images = pa.concat_arrays(images.chunks) if isinstance(images, pa.ChunkedArray) else images
+    images = images.chunk(0)
     paths = pa.array([f"{origin} row {i}" for i in range(len(images))])
     return pa.chunked_array([pa.StructArray.from_arrays([images.field("bytes"), paths], ["bytes", "path"])])
+
+
+def _columns(images, labels, boxes, names, origin):
+    if names is None or len(names) != 200:
+        raise ValueError(f"{origin}: expected the names of 200 classes (wnids), got {len(names or ())}.")
+    boxes = (
+        pa.nulls(len(labels)) if boxes is None else pa.array((boxes + [0, 0, 1, 1]).tolist())
+    )  # they include the end
+    return images, labels, boxes, list(names)
 
 
 def _check_labels(labels, files, classes=200):
@@ -193,8 +225,6 @@ def _check_labels(labels, files, classes=200):
 
 def _original(path, split):
     """The folder as Stanford ships it. Listing files only; pictures are read when asked for."""
-    import pyarrow as pa
-
     wnids = sorted((path / "wnids.txt").read_text().split())
     number = {w: i for i, w in enumerate(wnids)}
     files, labels, boxes = [], [], []
@@ -228,24 +258,7 @@ def _original(path, split):
     names = pa.array([str(f) for f in files])
     empty = pa.nulls(len(files), pa.binary())
     images = pa.chunked_array([pa.StructArray.from_arrays([empty, names], ["bytes", "path"])])
-    return _dataset(images, np.array(labels), np.array(boxes), wnids, path)
-
-
-def _dataset(images, labels, boxes, names, origin):
-    import datasets
-    import pyarrow as pa
-
-    if names is None or len(names) != 200:
-        raise ValueError(f"{origin}: expected the names of 200 classes (wnids), got {names and len(names)}.")
-    # The source's boxes include their last pixel.
-    boxes = pa.nulls(len(labels), pa.list_(pa.int16())) if boxes is None else pa.array((boxes + [0, 0, 1, 1]).tolist())
-    features = datasets.Features({
-        "image": datasets.Image(decode=False),
-        "label": datasets.ClassLabel(names=list(names)),
-        "box": datasets.List(datasets.Value("int16")),
-    })  # fmt: skip
-    table = pa.table({"image": images, "label": pa.array(labels), "box": boxes}).cast(features.arrow_schema)
-    return datasets.Dataset(table, info=datasets.DatasetInfo(features=features)).with_transform(_decode)
+    return _columns(images, pa.array(labels), np.array(boxes), wnids, path)
 
 
 def words():
@@ -395,6 +408,8 @@ def photo(name):
     """One of scikit-image's own photos (`PHOTOS`, all inside its wheel), as an RGB picture."""
     if name not in PHOTOS:
         raise ValueError(f"expected one of {', '.join(PHOTOS)}, got {name!r}")
+    import skimage.data
+
     return Image.fromarray(getattr(skimage.data, PHOTOS[name])()).convert("RGB")
 
 
@@ -405,15 +420,3 @@ def cat_and_coffee():
     picture.paste(cat.crop((75, 0, 375, 300)), (0, 0))
     picture.paste(coffee.crop((150, 0, 550, 400)).resize((300, 300), Image.Resampling.LANCZOS), (300, 0))
     return picture
-
-
-# --- Training
-
-
-def arrays(dataset, size):
-    """Every picture of a data set, decoded once and resized: uint8 (N, 3, size, size), and the labels (N,)."""
-    images = torch.empty(len(dataset), 3, size, size, dtype=torch.uint8)
-    for i, row in enumerate(tqdm(dataset, desc="Decoding", delay=2)):
-        picture = row["image"] if row["image"].size == (size, size) else row["image"].resize((size, size))
-        images[i] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    return images, torch.tensor(dataset.with_format(None)["label"][:])

@@ -1,0 +1,313 @@
+"""Train or fine-tune an image classifier of the hub: one command for one CPU, one GPU, several GPUs or machines.
+
+Pictures are decoded once to uint8, live on the device, and are cropped, turned, flipped and mixed there. Every random
+choice of a step comes from a generator seeded with (seed, step, process), so a run that is killed and started again ends
+with the same weights. Hugging Face Accelerate does the rest: devices, processes, autocast, scaling.
+
+    gmar finetune --recipe shapes --out vit-shapes
+    torchrun --nproc-per-node 2 -m gmar_utils.finetune --recipe scratch --out vit-tiny   # or: accelerate launch
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import transformers
+from accelerate import Accelerator
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm.auto import tqdm
+from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTConfig, ViTForImageClassification
+from transformers import ViTImageProcessorPil as ViTImageProcessor
+
+from . import __version__, data, shapes
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights, apart from the data. It is written to the model card."""
+
+    data: str  # tiny-imagenet | shapes
+    init: dict | str  # a hub id or folder, or the ViTConfig entries of a new model
+    stages: tuple[tuple[float, int], ...]  # (share of the steps, pixels)
+    epochs: float
+    batch_size: int = 128
+    optimizer: str = "adamw"  # adam | adamw | muon (for the matrices inside the blocks; AdamW for the rest)
+    learning_rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.05  # of matrices
+    warmup: float = 0.05  # share of the steps
+    schedule: str = "cosine"  # constant | cosine | trapezoid (constant, then to 0 over the last 30 % of the steps)
+    clip: float | None = 1.0  # largest norm of the gradient
+    crop: float = 0.35  # smallest area of a random crop
+    turn: bool = False  # by a multiple of 90 degrees
+    mix: float = 0.0  # share of the batches with mixup or cutmix, half of them each
+    label_smoothing: float = 0.0
+    ema: float | None = None  # decay of the average of the weights, which is what is kept
+    scenes: int = 0  # generated shapes
+    seed: int = 0
+
+
+RECIPES = {
+    # The paper's, section 4: Adam, 5e-5, batch 32, 100 epochs, crop and flip at 224. It states no schedule, decay or clipping.
+    "paper": Recipe(
+        data="tiny-imagenet", init="google/vit-large-patch16-224", stages=((1.0, 224),), epochs=100, batch_size=32,
+        optimizer="adam", learning_rate=5e-5, weight_decay=0.0, warmup=0.0, schedule="constant", clip=None,
+    ),
+    "scratch": Recipe(
+        data="tiny-imagenet",
+        init={"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 6},
+        stages=((0.25, 32), (0.35, 48), (0.35, 64), (0.05, 112)), epochs=300, label_smoothing=0.1, mix=0.5, ema=0.999,
+    ),
+    "shapes": Recipe(
+        data="shapes",
+        init={"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4},
+        stages=((1.0, 64),), epochs=16, optimizer="muon", learning_rate=2e-3, schedule="trapezoid", crop=1.0, turn=True,
+        ema=0.998, scenes=30_000,
+    ),
+}  # fmt: skip
+
+
+# --- Pictures, on the device
+
+
+def random_views(images, generator, px, crop, turn=False):
+    """Random crop (area from ``crop`` to 1, any place), flip and turn of uint8 (B, 3, H, W): float32 (B, 3, px, px)."""
+    b = len(images)
+    r = torch.rand(5, b, generator=generator)
+    side = torch.sqrt(crop + (1 - crop) * r[0])
+    x, y = (2 * r[1] - 1) * (1 - side), (2 * r[2] - 1) * (1 - side)
+    mirror = torch.where(r[3] < 0.5, -side, side)
+    angle = math.pi / 2 * torch.floor(4 * r[4]) * turn
+    c, s = torch.cos(angle), torch.sin(angle)
+    theta = torch.stack([torch.stack([c * mirror, -s * side, x], 1), torch.stack([s * mirror, c * side, y], 1)], 1)
+    grid = F.affine_grid(theta.to(images.device), (b, 3, px, px), align_corners=False)
+    return F.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
+
+
+def resized(images, px):
+    """Whole pictures, uint8 (B, 3, H, W), as float32 (B, 3, px, px)."""
+    images = images.float()
+    return images if images.shape[-1] == px else F.interpolate(images, size=(px, px), mode="bilinear", antialias=True)
+
+
+def mixed(pixels, targets, generator):
+    """Mixup or cutmix, half of the times each, of a batch with itself reversed; ``targets`` (B, K) are probabilities."""
+    keep, which, top, left = torch.rand(4, generator=generator).tolist()
+    other = pixels.flip(0)
+    if which < 0.5:
+        pixels = keep * pixels + (1 - keep) * other
+    else:
+        size = pixels.shape[-1]
+        cut = round(size * math.sqrt(1 - keep))
+        top, left = int(top * (size - cut + 1)), int(left * (size - cut + 1))
+        pixels = pixels.clone()
+        pixels[..., top : top + cut, left : left + cut] = other[..., top : top + cut, left : left + cut]
+        keep = 1 - (cut / size) ** 2
+    return pixels, keep * targets + (1 - keep) * targets.flip(0)
+
+
+# --- Training
+
+
+def pixels_at(recipe, step, total):
+    """The resolution of a step: the stages follow each other by their shares."""
+    for i, (_, px) in enumerate(recipe.stages):
+        if step < sum(share for share, _ in recipe.stages[: i + 1]) * total:
+            return px
+    return recipe.stages[-1][1]
+
+
+def rate_at(recipe, step, total):
+    """The learning rate of a step as a share of the recipe's."""
+    warm = recipe.warmup * total
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    if recipe.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
+    return min(1.0, (total - step) / (0.3 * total)) if recipe.schedule == "trapezoid" else 1.0
+
+
+def optimizers(model, recipe):
+    """The recipe's optimizer, as a list: Muon takes the matrices inside the blocks and leaves the rest to AdamW."""
+    parameters = list(model.parameters())
+    if recipe.optimizer == "adam":
+        return [torch.optim.Adam(parameters, lr=recipe.learning_rate, betas=recipe.betas, eps=recipe.eps)]
+    if recipe.optimizer not in ("adamw", "muon"):
+        raise ValueError(f"expected optimizer adam, adamw or muon, got {recipe.optimizer!r}")
+    linear = [
+        m.weight for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features != model.num_labels
+    ]
+    inner = linear if recipe.optimizer == "muon" else []
+    rest = [p for p in parameters if all(p is not q for q in inner)]
+    groups = [
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    found = [torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, eps=recipe.eps)]
+    if inner:
+        options = {"weight_decay": recipe.weight_decay, "adjust_lr_fn": "match_rms_adamw"}
+        found.append(torch.optim.Muon(inner, lr=recipe.learning_rate, **options))
+    return found
+
+
+@torch.inference_mode()
+def accuracy(model, images, labels, px, normalize, batch=250):
+    """Top-1 and top-5 in percent of uint8 images (N, 3, H, W), plain resize, and the loss."""
+    training = model.training
+    model.eval()
+    total = torch.zeros(3)
+    for i in range(0, len(images), batch):
+        part = labels[i : i + batch]
+        logits = model(pixel_values=normalize(resized(images[i : i + batch], px)), interpolate_pos_encoding=True).logits
+        hit = logits.float().topk(5).indices == part[:, None]
+        total += torch.tensor([hit[:, 0].sum(), hit.sum(), F.cross_entropy(logits.float(), part, reduction="sum")])
+    model.train(training)
+    top1, top5, loss = (total / len(images)).tolist()
+    return {"top1": round(100 * top1, 2), "top5": round(100 * top5, 2), "loss": round(loss, 4)}
+
+
+def train(model, processor, images, labels, recipe, out, watch=None, accumulate=1, minutes=math.inf, save_every=180):
+    """Train ``model`` in place and return the weights to keep (their average if the recipe has one), or None when
+    ``minutes`` ran out; called again with the same ``out`` it goes on from there.
+
+    images   uint8 (N, 3, H, W)
+    labels   (N,), or (N, 2): pictures of two things, half the target each
+    watch    (images, labels) whose accuracy is logged now and then; nothing is chosen by it here
+    out      folder of state.pt (written every ``save_every`` seconds) and log.jsonl
+    accumulate  parts that a batch is computed in, to save memory
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    engine = Accelerator(mixed_precision=_precision(), cpu=not torch.cuda.is_available())
+    rank, world, device = engine.process_index, engine.num_processes, engine.device
+    if recipe.batch_size % (world * accumulate) or recipe.batch_size > len(images):
+        raise ValueError(
+            f"expected a batch size that {world} processes × {accumulate} parts divide and {len(images)} images fill, got "
+            f"{recipe.batch_size}"
+        )
+    images, labels = images.to(device), (labels if labels.ndim == 2 else labels[:, None]).to(device)
+    normalize = _normalizer(processor, device)
+    model = model.to(device).train()
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None
+    solvers = [engine.prepare_optimizer(o) for o in optimizers(model, recipe)]
+    steps = len(images) // recipe.batch_size
+    total = round(recipe.epochs * steps)
+    parts = {"model": model, "average": average, "scaler": engine.scaler, **dict(enumerate(solvers))}
+    step = _load(out / "state.pt", parts, recipe, device)
+    wrapped = engine.prepare_model(model)
+    log = open(out / "log.jsonl", "a") if rank == 0 else None
+    bar = tqdm(total=total, initial=step, unit="step", disable=rank > 0, smoothing=0.02)
+    began = saved = time.monotonic()
+    first, right, seen = step, 0.0, 0
+    while step < total:
+        epoch, k = divmod(step, steps)
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(recipe.seed + 7919 * epoch))
+        batch = order[k * recipe.batch_size : (k + 1) * recipe.batch_size][rank::world].to(device)
+        generator = torch.Generator().manual_seed((recipe.seed * 1_000_003 + step) * 1009 + rank)
+        px = pixels_at(recipe, step, total)
+        pixels = normalize(random_views(images[batch], generator, px, recipe.crop, recipe.turn))
+        targets = F.one_hot(labels[batch], model.num_labels).float().mean(1)
+        mixing = torch.rand((), generator=generator).item() < recipe.mix
+        if mixing:
+            pixels, targets = mixed(pixels, targets, generator)
+        for solver in solvers:
+            for group in solver.param_groups:
+                group["lr"] = recipe.learning_rate * rate_at(recipe, step, total)
+        for i, (x, t) in enumerate(zip(pixels.chunk(accumulate), targets.chunk(accumulate), strict=True)):
+            with engine.no_sync(wrapped) if i < accumulate - 1 else nullcontext():
+                with engine.autocast():
+                    logits = wrapped(pixel_values=x, interpolate_pos_encoding=True).logits
+                loss = F.cross_entropy(logits.float(), t, label_smoothing=recipe.label_smoothing)
+                engine.backward(loss / accumulate)
+            if not mixing:
+                right, seen = right + (logits.argmax(1) == t.argmax(1)).sum(), seen + len(x)
+        if recipe.clip:
+            for solver in solvers:
+                engine.unscale_gradients(solver)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        for solver in solvers:
+            solver.step()
+            solver.zero_grad()
+        if average:
+            average.update_parameters(model)
+        step += 1
+        bar.update()
+        now = time.monotonic()
+        stop = _agreed(now - began > 60 * minutes, engine)
+        if rank == 0 and (step % 50 == 0 or step == total or stop):
+            running = round(100 * float(right) / max(seen, 1), 2)
+            row = {"step": step, "px": px, "loss": round(loss.item(), 4), "running_top1": running}
+            row["images_per_s"] = round((step - first) * recipe.batch_size / (now - began), 1)
+            bar.set_postfix_str(f"{px} px, {row['images_per_s']:.0f} images/s, loss {row['loss']}, top-1 {running}")
+            right, seen = 0.0, 0
+            if watch and (step % 500 == 0 or step == total):
+                row["watch"] = accuracy(
+                    average.module if average else model, *(v.to(device) for v in watch), px, normalize
+                )
+            log.write(json.dumps(row) + "\n")
+            log.flush()
+        if rank == 0 and (now - saved > save_every or step == total or stop):
+            _save(out / "state.pt", parts, recipe, step)
+            saved = now
+        if stop and step < total:
+            return None
+    return average.module if average else model
+
+
+def _precision():
+    """bf16 where the hardware multiplies it, fp16 on other GPUs. A T4 says it supports bf16 but only emulates it."""
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "no"
+
+
+def _normalizer(processor, device):
+    mean, std = (
+        torch.tensor(v, device=device).view(1, 3, 1, 1) * 255 for v in (processor.image_mean, processor.image_std)
+    )
+    return lambda images: (images - mean) / std
+
+
+def _agreed(stop, engine):
+    """All processes stop after the same step: the first one's clock decides."""
+    if engine.num_processes == 1:
+        return stop
+    answer = torch.tensor(float(stop), device=engine.device)
+    torch.distributed.broadcast(answer, 0)
+    return bool(answer)
+
+
+def _save(file, parts, recipe, step):
+    """Written beside and renamed, so that a kill in the middle leaves the previous state."""
+    state = {k: v.state_dict() for k, v in parts.items() if v is not None}
+    torch.save({"step": step, "recipe": asdict(recipe), "parts": state}, file.with_suffix(".new"))
+    os.replace(file.with_suffix(".new"), file)
+
+
+def _load(file, parts, recipe, device):
+    """Put a saved state back and return its step; 0 if there is none."""
+    if not file.exists():
+        return 0
+    state = torch.load(file, map_location=device)
+    ours = asdict(recipe)
+    changed = [k for k in ours if k != "epochs" and state["recipe"].get(k) != ours[k]]
+    if changed:
+        raise ValueError(
+            f"{file} is of another recipe ({', '.join(changed)} differ). Give another --out, or delete it."
+        )
+    for name, part in parts.items():
+        if part is not None:
+            part.load_state_dict(state["parts"][name])
+    return state["step"]
