@@ -32,13 +32,13 @@ GMAR = {k: m for k, m in engine.DEFAULT_METHODS.items() if k.startswith("gmar")}
 class Run:
     """One call of this script: how many images, where to, in which precision."""
 
-    def __init__(self, small, precision):
-        self.small, self.precision = small, precision
+    def __init__(self, small, precision, most):
+        self.small, self.precision, self.most = small, precision, 12 if small else most
         self.work = WORK / ("small" if small else "full")
         self.out = self.work if small else HERE
 
     def images(self, n):
-        return min(n, 12) if self.small else n
+        return min(n, self.most or n)
 
     def evaluate(self, folder, vit, records, **options):
         """Rows and summary of `gmar_utils.evaluate`; on a CPU the metric forwards may run in bfloat16."""
@@ -66,8 +66,8 @@ class Run:
 
 
 def sample(records, n):
-    """n records, drawn with the seed, in their order."""
-    return records.select(np.sort(np.random.default_rng(SEED).permutation(len(records))[:n]))
+    """n records, drawn with the seed; fewer are the first of more."""
+    return records.select(np.random.default_rng(SEED).permutation(len(records))[:n])
 
 
 def tiny_imagenet():
@@ -86,13 +86,41 @@ MODELS = {"tiny-imagenet": ("vit-tiny-imagenet", tiny_imagenet), "shapes": ("vit
 # Both papers' tables --------------------------------------------------------------------------------------------------
 
 
+MAIN = (
+    "grad-cam",
+    "rollout",
+    "rollout-report",
+    "gmar-none-paper",
+    "gmar-l1-paper",
+    "gmar-l2-paper",
+    "legrad",
+    "random",
+)
+MEASURES = (*engine.FAITHFULNESS, "box")
+ABOUT_TINY = "Tiny-ImageNet validation, odd rows"
+
+
 def table_faithfulness(run):
-    """The GMAR paper's Table 1, with every method and variant, on Tiny-ImageNet."""
-    started, vit, records = time.perf_counter(), load_model("vit-tiny-imagenet"), tiny_imagenet()
-    n = run.images(1000)
-    found = run.evaluate("tiny-imagenet", vit, sample(records, n), measures=(*engine.FAITHFULNESS, "box"))
-    run.save("tiny-imagenet", found.summary, vit, started, data="Tiny-ImageNet validation, odd rows", images=n,
+    """The GMAR paper's Table 1 on Tiny-ImageNet: the methods that its claims are about."""
+    started, vit = time.perf_counter(), load_model("vit-tiny-imagenet")
+    records = sample(tiny_imagenet(), run.images(1000))
+    methods = {k: engine.DEFAULT_METHODS[k] for k in MAIN}
+    found = run.evaluate("tiny-imagenet", vit, records, methods=methods, measures=MEASURES)
+    run.save("tiny-imagenet", found.summary, vit, started, data=ABOUT_TINY, images=len(records),
              protocol=run.cards("tiny-imagenet"), precision=run.precision)  # fmt: skip
+
+
+def table_variants(run):
+    """The same for every method and variant, on the first of these images."""
+    started, vit = time.perf_counter(), load_model("vit-tiny-imagenet")
+    records, folder = sample(tiny_imagenet(), run.images(304)), "tiny-imagenet-variants"
+    methods = {k: m for k, m in engine.DEFAULT_METHODS.items() if k not in MAIN}
+    rows = run.evaluate(folder, vit, records, methods=methods, measures=MEASURES).rows
+    main = pd.read_csv(run.work / "tiny-imagenet/rows.csv")
+    main = main[(main["image"] < len(records)) & (main["method"] != engine.BASELINE)]
+    summary = engine.summarize(pd.concat([rows, main]), engine.DEFAULT_METHODS, engine.DEFAULT_PROTOCOL, SEED)
+    run.save(folder, summary, vit, started, data=ABOUT_TINY, images=len(records), protocol=run.cards(folder),
+             precision=run.precision)  # fmt: skip
 
 
 def table_localization(run, name, model, records, about, settings):
@@ -111,14 +139,12 @@ def table_voc(run):
     records = data.voc2012()
     records = records.select(range(run.images(len(records))))
     presets = {"report": metrics.PRESETS["report"] | LABEL, "chefer": metrics.PRESETS["chefer"] | LABEL}
-    presets["report, predicted class"] = metrics.PRESETS["report"] | {"target": "predicted"}
     table_localization(run, "voc2012", "vit-tiny-imagenet", records,
                        "VOC 2012 val, a record for each image and class that the model has", presets)  # fmt: skip
 
 
 def table_shapes(run):
-    presets = {name: metrics.PRESETS[name] | LABEL for name in ("report", "chefer")}
-    n = run.images(1000)
+    presets, n = {"report": metrics.PRESETS["report"] | LABEL}, run.images(1000)
     table_localization(run, "shapes", "vit-shapes", shapes(n), "shapes, one object, up to 30 % hidden", presets)
     two = data.shapes(n, seed=1000, objects=2)
     table_localization(run, "shapes-two", "vit-shapes", two,
@@ -208,26 +234,25 @@ def settings():
             "gmar": ("gmar", options),
         }
 
-    def read(**options):
-        return {"uniform": ("reading", {"norm": None} | options), "gmar": ("reading", options)}
-
+    reordered = {"order": "output-first"}
+    read = {"uniform": ("reading", {"norm": None} | reordered), "gmar": ("reading", reordered)}
     every, both = {}, (*DROPS, *CURVES)
     yield "default", "", CORE, every, both
-    for alpha in (0, 0.25, 4, 1000):
-        yield "alpha", alpha, rolled(alpha=float(alpha)), every, both
+    yield "masking", "top half", CORE, every, ("drop-top",)
+    yield "masking", "raw", CORE, {"masking": "raw"}, DROPS
+    yield "steps", 8, CORE, {"steps": 8}, CURVES
+    yield "baseline", "blur", CORE, {"baseline": "blur"}, CURVES
+    yield "score", "logit", CORE, {"score": "logit"}, CURVES
     yield "norm", "L2", {"gmar": ("gmar", {"norm": "l2"})}, every, both
-    yield "recursion", "product", rolled(variant="report"), every, both
-    yield "order", "output-first", read(order="output-first") | {"rollout": ("rollout", {})}, every, both
+    for alpha in (0, 4, 1000):
+        yield "alpha", alpha, rolled(alpha=float(alpha)), every, both
+    yield "recursion", "product", {k: m for k, m in rolled(variant="report").items() if k != "rollout"}, every, both
+    yield "order", "output-first", read | {"rollout": ("rollout", {})}, every, both
     yield "order and recursion", "output-first product", rolled(variant="output-first"), every, both
     for layers in (1, 2):
         yield "LeGrad layers", f"last {layers}", {"legrad": ("legrad", {"layers": layers})}, every, both
     yield "LeGrad pooling", "mean", {"legrad": ("legrad", {"pool": "mean"})}, every, both
-    yield "baseline", "blur", CORE, {"baseline": "blur"}, CURVES
-    for steps in (8, 32):
-        yield "steps", steps, CORE, {"steps": steps}, CURVES
-    yield "score", "logit", CORE, {"score": "logit"}, CURVES
-    yield "masking", "raw", CORE, {"masking": "raw"}, DROPS
-    yield "masking", "top half (equal coverage)", CORE, every, ("drop-top",)
+    yield "steps", 32, CORE, {"steps": 32}, CURVES
     yield "target", "label", CORE, {"target": "label"}, both
 
 
@@ -253,8 +278,9 @@ def sensitivity(run, name):
                 lines.append({"factor": factor, "value": value, "metric": metric, "a": a, "b": b, "difference": mean,
                               "low": low, "high": high, "images": len(wide),
                               "verdict": verdict(low, high, images=len(wide))})  # fmt: skip
-    run.save(f"sensitivity-{name}", pd.DataFrame(lines), vit, started, data=name, images=len(records), steps=16,
-             precision=run.precision)  # fmt: skip
+        # after each setting, so that a run that is cut off leaves a table
+        run.save(f"sensitivity-{name}", pd.DataFrame(lines), vit, started, data=name, images=len(records), steps=16,
+                 precision=run.precision)  # fmt: skip
 
 
 # Sanity and cost ------------------------------------------------------------------------------------------------------
@@ -281,7 +307,7 @@ def heads(run):
             curves.append(100 * (curve.scores / curve.full[:, None]).T)
     rows = pd.concat(rows)
     run.rows("heads", rows)
-    about = {"data": "Tiny-ImageNet validation, odd rows", "images": len(records)}
+    about = {"data": ABOUT_TINY, "images": len(records)}
     run.save("heads", compared(rows, None), vit, started, **about)
     lines = []
     for i, order in enumerate(("most", "random", "least")):
@@ -294,7 +320,7 @@ def heads(run):
 def randomization(run):
     """Parameter randomisation: how much of a map is left when the weights are drawn anew, from the head down?"""
     started, vit = time.perf_counter(), load_model("vit-tiny-imagenet")
-    records, lines = sample(tiny_imagenet(), run.images(100)), []
+    records, lines = sample(tiny_imagenet(), run.images(50)), []
     pixels = vit.preprocess(list(records["image"]))
     with torch.no_grad():
         target = vit.model(pixels).logits.argmax(1)
@@ -309,7 +335,7 @@ def randomization(run):
                 lines.append((label, stage, metric, *interval(values)))
     columns = ["method", "stage", "metric", "mean", "low", "high"]
     run.save("randomization", pd.DataFrame(lines, columns=columns), vit, started,
-             data="Tiny-ImageNet validation, odd rows", images=len(records))  # fmt: skip
+             data=ABOUT_TINY, images=len(records))  # fmt: skip
 
 
 def cost(run):
@@ -318,7 +344,7 @@ def cost(run):
     torch.set_num_threads(1)
     config = ViTConfig(num_labels=1000)  # ViT-B/16 at 224 pixels: its cost does not depend on its weights
     tiny, base = load_model("vit-tiny-imagenet").model, ViTForImageClassification(config).eval()
-    for name, model, shape, repeats in (("vit-tiny-imagenet", tiny, (16, 3, 64, 64), 120),
+    for name, model, shape, repeats in (("vit-tiny-imagenet", tiny, (8, 3, 64, 64), 100),
                                         ("ViT-B/16", base, (1, 3, 224, 224), 10)):  # fmt: skip
         pixels = torch.randn(shape, generator=torch.Generator().manual_seed(SEED))
         work = {"forward": lambda m=model, x=pixels: plain_forward(m, x)}
@@ -343,7 +369,7 @@ def cost(run):
             run.rows("cost", found)
     columns = ["model", "method", "ms_per_map", "forwards", "low", "high", "peak_mib", "memory_forwards"]
     run.save("cost", pd.DataFrame(tables, columns=columns), started=started, data="random pixels",
-             models="vit-tiny-imagenet: 16 images of 64 × 64; ViT-B/16, random weights: 1 image of 224 × 224",
+             models="vit-tiny-imagenet: 8 images of 64 × 64; ViT-B/16, random weights: 1 image of 224 × 224",
              weights_sha256=engine.weights_sha256(load_model("vit-tiny-imagenet")))  # fmt: skip
 
 
@@ -366,14 +392,14 @@ def peak_memory(function):
 def confidence(run):
     """Figure 4: how much of its confidence the model keeps when it sees the image through a map, in percent."""
     started, vit = time.perf_counter(), load_model("vit-tiny-imagenet")
-    records, methods, parts = sample(tiny_imagenet(), run.images(1000)), GMAR | {"rollout": ("rollout", {})}, []
+    records, methods, parts = sample(tiny_imagenet(), run.images(500)), GMAR | {"rollout": ("rollout", {})}, []
     for start, pixels in batches(vit, records):
         for label, maps in explain_many(vit.model, pixels, methods, upsample=False).items():
             seen = metrics.masked_scores(vit.model, pixels, maps)
             parts.append(rows_of(start, label, "confidence_kept", 100 * seen.masked / seen.full))
     rows = pd.concat(parts)
     run.rows("confidence", rows)
-    run.save("confidence", compared(rows, "gmar-none-paper"), vit, started, data="Tiny-ImageNet validation, odd rows",
+    run.save("confidence", compared(rows, "gmar-none-paper"), vit, started, data=ABOUT_TINY,
              images=len(records))  # fmt: skip
 
 
@@ -392,9 +418,7 @@ def classes(run):
                 parts.append(rows_of(start, label, name, 1 - metrics.rank_correlation(first[label], other[label])))
     rows = pd.concat(parts)
     run.rows("classes", rows)
-    run.save(
-        "classes", compared(rows, None), vit, started, data="Tiny-ImageNet validation, odd rows", images=len(records)
-    )
+    run.save("classes", compared(rows, None), vit, started, data=ABOUT_TINY, images=len(records))
 
 
 def claims(run):
@@ -419,17 +443,18 @@ def claims(run):
 
 JOBS = {
     "shapes": table_shapes,
-    "audit-shapes": lambda run: audit(run, "shapes"),
-    "sensitivity-shapes": lambda run: sensitivity(run, "shapes"),
     "tiny-imagenet": table_faithfulness,
-    "audit-tiny-imagenet": lambda run: audit(run, "tiny-imagenet"),
+    "tiny-imagenet-variants": table_variants,
     "voc2012": table_voc,
     "confidence": confidence,
     "classes": classes,
     "heads": heads,
     "randomization": randomization,
     "cost": cost,
+    "audit-tiny-imagenet": lambda run: audit(run, "tiny-imagenet"),
     "sensitivity-tiny-imagenet": lambda run: sensitivity(run, "tiny-imagenet"),
+    "audit-shapes": lambda run: audit(run, "shapes"),
+    "sensitivity-shapes": lambda run: sensitivity(run, "shapes"),
     "claims": claims,
 }
 
@@ -438,12 +463,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"{', '.join(JOBS)} (default: all)")
     parser.add_argument("--small", action="store_true", help="12 images, into _build/results/small")
+    parser.add_argument("--images", type=int, help="at most so many images, pairs or repeats for each job")
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"],
                         help="of the metrics' forward passes (default: %(default)s)")  # fmt: skip
     arguments = parser.parse_args()
     if unknown := set(arguments.jobs) - set(JOBS):
         parser.error(f"unknown job {', '.join(sorted(unknown))}; there are {', '.join(JOBS)}")
-    run = Run(arguments.small, arguments.precision)
+    run = Run(arguments.small, arguments.precision, arguments.images)
     for name in arguments.jobs or JOBS:
         JOBS[name](run)
 
