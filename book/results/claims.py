@@ -124,8 +124,9 @@ CLAIMS = {
 
 
 def interval(values, seed=0, resamples=5000):
-    """Mean and 95 % percentile bootstrap interval of (n,) values."""
+    """Mean and 95 % percentile bootstrap interval of (n,) values; those that are not defined (NaN) are left out."""
     values = np.asarray(values, dtype=float)
+    values = values[np.isfinite(values)]
     if len(values) < 2 or np.ptp(values) == 0:
         mean = float(values.mean()) if len(values) else np.nan
         return mean, mean, mean
