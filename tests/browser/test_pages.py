@@ -53,6 +53,7 @@ def violations(page):
 def test_page(html, browser, name, screen):
     width, height = SCREENS[screen]
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme="light")
+    context.set_default_timeout(120_000)  # a busy machine is slow, not wrong
     page = context.new_page()
     requests, problems = set(), []
     page.on("request", lambda r: requests.add(r.url.split("#")[0].split("?")[0]))
