@@ -23,7 +23,7 @@ STEPS = 32
 SIZES = {  # model, (images, images per forward)
     "bundled (64 px, 65 tokens, 6 layers × 6 heads)": (
         dict(image_size=64, patch_size=8, hidden_size=192, num_hidden_layers=6, num_attention_heads=6,
-             intermediate_size=768), (8, 64)),
+             intermediate_size=768), (4, 64)),
     "ViT-S/16 (224 px, 197 tokens, 12 layers × 6 heads)": (
         dict(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536), (1, 16)),
 }  # fmt: skip
@@ -97,8 +97,9 @@ def contestants(options, images, batch):
         print(f"Quantus left out: {error}")
         return functions
     counted = Logits(model).eval()
+    # It takes each value of each channel for a feature and wants a divisor of the pixels: 24 steps come nearest to 32.
     flipping = quantus.PixelFlipping(
-        features_in_step=3 * size * size // STEPS,
+        features_in_step=4 * size * size // STEPS,
         perturb_baseline="black",
         disable_warnings=True,
         return_auc_per_sample=False,
