@@ -97,12 +97,12 @@ def load_model(
     return Vit(module.to(device).eval(), processor, labels, name)
 
 
-def _from_pretrained(source, name):
+def _from_pretrained(source, name, new_head=False, **options):
     local = Path(source).is_dir()
     offline = not local and not _hub_answers(name)  # transformers itself would try again for half a minute
     try:
         module, info = AutoModelForImageClassification.from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True, local_files_only=local or offline
+            source, dtype=torch.float32, output_loading_info=True, local_files_only=local or offline, **options
         )
     except (OSError, ValueError, SafetensorError) as error:
         if local:
@@ -112,7 +112,7 @@ def _from_pretrained(source, name):
             f"{name!r} is not a bundled model ({', '.join(bundled())}) nor a local folder, and as a hub id: {reason}."
         ) from None
     untrained = [k for k in info["missing_keys"] if "classifier" in k or "head" in k]
-    if untrained:
+    if untrained and not new_head:
         raise ValueError(
             f"{name!r} has no trained classification head ({', '.join(sorted(untrained))} are missing). Take a "
             "fine-tuned checkpoint, such as facebook/dinov2-small-imagenet1k-1-layer, or fine-tune one: gmar finetune."
