@@ -166,6 +166,8 @@ function contour([R, C], map, line) {
 // ---------------------------------------------------------------------------------------------- one photo's data
 
 const bytes = (v) => new Uint8Array(v.buffer, v.byteOffset, v.byteLength);
+const inflated = async (v) =>
+  new Response(new Blob([bytes(v)]).stream().pipeThrough(new DecompressionStream("deflate"))).arrayBuffer();
 const floats = (v) => new Float32Array(bytes(v).slice().buffer); // slice: a copy starts at a multiple of four
 
 async function unpack(model) {
@@ -193,7 +195,7 @@ async function unpack(model) {
     C,
     colour,
     grey,
-    attention: dequantise(bytes(model.get("attention")), N),
+    attention: dequantise(new Uint8Array(await inflated(model.get("attention"))), N),
     readout: floats(model.get("readout")),
     weights: (t, norm) =>
       norm < 2
@@ -212,7 +214,7 @@ async function unpack(model) {
 
 // ---------------------------------------------------------------------------------------------- the view
 
-async function render({ model, el }) {
+export async function render({ model, el }) {
   const photos = await Promise.all(
     model.get("photos").map(async (id) => unpack(await model.widget_manager.get_model(id.replace("IPY_MODEL_", "")))),
   );
@@ -903,5 +905,3 @@ function nameHandles(el) {
     observer.disconnect();
   };
 }
-
-export default { render };

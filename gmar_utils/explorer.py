@@ -7,8 +7,10 @@ The page computes the maps itself, from the photo's attention in 8 bits and exac
 picture as a plain function call; 'As code' under each view writes that call.
 """
 
+import functools
 import io
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
@@ -28,7 +30,7 @@ from .rollout import VARIANTS, head_weights, weighted_rollout
 
 NORMS = ("l1", "l2", None)
 SHOW = ("map", "heads", "compare", "deletion")
-PHOTO_PIXELS = 384  # longer side of the picture in the page
+PHOTO_PIXELS = 352  # longer side of the picture in the page
 STEPS = 16  # of the deletion curves
 
 # Maps that do not follow the sliders, for comparison and deletion: label → (method, options).
@@ -75,10 +77,21 @@ PRESETS = (
 )
 
 
-def _script(name):
-    """A file's text without indentation and comment lines: each view on a page carries its own copy."""
+def _text(name):
+    """A file of the package without indentation and comment lines, which a page need not carry."""
     text = files(__package__).joinpath(name).read_text(encoding="utf8")
     return re.sub(r"^\s*(//.*)?\n|^[ ]+", "", text, flags=re.M)
+
+
+class Script(widgets.Widget):
+    """explorer.js, once for all views: saved in each of them it would take 150 kB of a page with five."""
+
+    code = traitlets.Unicode(_text("explorer.js")).tag(sync=True)
+
+
+@functools.cache
+def _script() -> Script:
+    return Script()
 
 
 class PhotoData(widgets.Widget):
@@ -86,7 +99,7 @@ class PhotoData(widgets.Widget):
 
     info = traitlets.Dict().tag(sync=True)
     image = traitlets.Bytes().tag(sync=True)  # JPEG
-    attention = traitlets.Bytes().tag(sync=True)  # uint8 (L, H, N, N), see quantise
+    attention = traitlets.Bytes().tag(sync=True)  # uint8 (L, H, N, N), see quantise; deflated
     readout = traitlets.Bytes().tag(sync=True)  # float32 (N,)
     weights = traitlets.Bytes().tag(sync=True)  # float32 (targets, 2 norms, L, H)
     maps = traitlets.Bytes().tag(sync=True)  # float32 (targets, methods, R·C)
@@ -101,8 +114,14 @@ class PhotoData(widgets.Widget):
 class ExplorerView(anywidget.AnyWidget):
     """The picture under the sliders. Every trait is what a slider, a button or a click last set."""
 
-    _esm = _script("explorer.js")
-    _css = _script("explorer.css")
+    _esm = """export default { async render(context) {
+        const id = context.model.get("script").replace("IPY_MODEL_", "");
+        const code = (await context.model.widget_manager.get_model(id)).get("code");
+        const address = URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
+        return (await import(address)).render(context);
+    } }"""
+    _css = _text("explorer.css")
+    script = traitlets.Instance(Script).tag(sync=True, **widgets.widget_serialization)
     photos = traitlets.List(traitlets.Instance(PhotoData)).tag(sync=True, **widgets.widget_serialization)
     magma = traitlets.Bytes().tag(sync=True)  # uint8 (256, 3)
     presets = traitlets.List().tag(sync=True)
@@ -174,6 +193,7 @@ def explore(
     view = ExplorerView(
         photos=packed,
         show=list(show),
+        script=_script(),
         magma=(255 * matplotlib.colormaps["magma"](np.arange(256))[:, :3]).round().astype(np.uint8).tobytes(),
         presets=[dict(p) for p in PRESETS],
         choices=["These settings", "Same, equal heads", *info["methods"]],
@@ -269,7 +289,7 @@ def _pack(vit, key, photo, targets, curves):
     picture = read_photo(photo)
     picture.thumbnail((PHOTO_PIXELS, PHOTO_PIXELS))
     jpeg = io.BytesIO()
-    picture.save(jpeg, "JPEG", quality=82)
+    picture.save(jpeg, "JPEG", quality=80)
     return PhotoData(
         info={
             "name": key if isinstance(key, str) else f"photo {key + 1}",
@@ -286,7 +306,7 @@ def _pack(vit, key, photo, targets, curves):
             "error": _error(t, codes),
         },
         image=jpeg.getvalue(),
-        attention=codes.tobytes(),
+        attention=zlib.compress(codes.tobytes(), 9),
         readout=_bytes(t.readout),
         weights=_bytes(weights),
         maps=_bytes(torch.stack(list(maps.values()), 1)),

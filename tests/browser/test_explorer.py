@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import urllib.request
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -151,7 +152,8 @@ class Expected:
         data = {b["path"][0]: base64.b64decode(b["data"]) for b in model["buffers"]}
         info = model["state"]["info"]
         layers, heads, n = info["shape"]
-        attention = explorer.dequantise(np.frombuffer(data["attention"], np.uint8).reshape(layers, heads, n, n))
+        codes = np.frombuffer(zlib.decompress(data["attention"]), np.uint8)
+        attention = explorer.dequantise(codes.reshape(layers, heads, n, n))
         weights = np.frombuffer(data["weights"], np.float32).reshape(-1, 2, layers, heads)
         maps = np.frombuffer(data["maps"], np.float32).reshape(len(weights), len(info["methods"]), -1)
         curves = np.frombuffer(data.get("curves", b""), np.float32)

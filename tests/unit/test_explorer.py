@@ -1,6 +1,7 @@
 """The explorer's numbers: 8-bit attention, muted heads, and the function that repeats a picture found by hand."""
 
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -128,7 +129,7 @@ def test_what_the_page_holds(vit, photos, packed):
     assert p.info["targets"] == top and p.info["grid"] == [4, 4] and p.info["shape"] == [L, H, 17]
     assert p.info["target_names"][0].startswith(f"class {top[0]} ") and p.info["target_names"][0].endswith(" %")
     t = trace(vit.model, pixels.expand(2, -1, -1, -1), target=torch.tensor(top))
-    codes = np.frombuffer(p.attention, np.uint8).reshape(L, H, 17, 17)
+    codes = np.frombuffer(zlib.decompress(p.attention), np.uint8).reshape(L, H, 17, 17)
     assert np.allclose(explorer.dequantise(codes), torch.stack([a[0] for a in t.attentions]), atol=0.01)
     weights = np.frombuffer(p.weights, np.float32).reshape(2, 2, L, H)
     for k, norm in enumerate(("l1", "l2")):
@@ -146,7 +147,7 @@ def test_what_the_page_holds(vit, photos, packed):
 def test_the_stated_error_is_the_error(vit, photos, packed):
     """The number shown to the reader bounds what 8 bits do to the maps that the sliders can make."""
     p = packed[0]
-    codes = explorer.dequantise(np.frombuffer(p.attention, np.uint8).reshape(L, H, 17, 17))
+    codes = explorer.dequantise(np.frombuffer(zlib.decompress(p.attention), np.uint8).reshape(L, H, 17, 17))
     weights = torch.from_numpy(np.frombuffer(p.weights, np.float32).reshape(2, 2, L, H).copy())
     coarse = [torch.from_numpy(a)[None] for a in codes]
     worst = 0.0
