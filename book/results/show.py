@@ -10,6 +10,7 @@ from IPython.display import Markdown
 from gmar_utils.evaluate import COLUMNS, to_markdown
 
 HERE = Path(__file__).parent
+pd.set_option("display.max_colwidth", None, "display.max_rows", 200)
 
 
 def read(name):
