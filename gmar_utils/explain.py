@@ -133,9 +133,10 @@ def _scores(model, pixel_values, methods, target, prefix_tokens, grid):
 
 
 def _finish(maps, size):
-    if size is not None:
-        maps = F.interpolate(maps[:, None].float(), size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
-    return minmax(maps)
+    maps = minmax(maps)  # first, because interpolation's rounding would turn a constant map into noise
+    if size is None:
+        return maps
+    return minmax(F.interpolate(maps[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0])
 
 
 def _check(method, options):

@@ -279,6 +279,15 @@ def test_a_constant_map_becomes_zero():
     np.testing.assert_allclose(minmax(maps)[1].flatten(), np.arange(12) / 11, rtol=1e-6)
 
 
+def test_a_constant_map_stays_constant_when_it_is_enlarged():
+    model, x = build("vit-wide"), images("vit-wide", 1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "q_proj" in name or "query" in name:
+                parameter.zero_()  # every token looks everywhere alike
+    assert torch.equal(explain(model, x, "attention"), torch.zeros(1, 32, 48))
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("alpha", [0.0, 1e4])
 def test_extreme_alpha_stays_finite(variant, alpha):
