@@ -12,13 +12,14 @@ import numpy as np
 import scipy.fft
 
 BLOCK = 64  # scenes drawn together; each block has its own random stream
+DARK, LIGHT = (0.0, 0.5), (0.5, 1.0)  # ground, and everything that lies on it: a small model learns that in minutes
 SUPERSAMPLE = 3  # odd, so that the middle sample of a pixel is its centre, which decides the mask
 
 
 def _polygon(u, v, points):
     """Inside a polygon, by counting the edges that a ray to the right crosses."""
     inside = np.zeros(u.shape, bool)
-    for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0)):
+    for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
         if y0 != y1:
             inside ^= ((v >= min(y0, y1)) & (v < max(y0, y1))) & (u < x0 + (v - y0) * ((x1 - x0) / (y1 - y0)))
     return inside
@@ -82,14 +83,11 @@ class Scenes(NamedTuple):
     hidden: np.ndarray
 
 
-def _palettes(rng, n, against=None):
-    """Three related colours for each of n textures: (n, 3, 3). With ``against``, the one of four that differs most."""
-    colours = rng.uniform(0, 1, (4, n, 3, 3))
-    colours[:, :, 1:] = colours[:, :, :1] + rng.uniform(0.2, 0.7, (4, n, 1, 1)) * (colours[:, :, 1:] - colours[:, :, :1])
-    if against is None:
-        return colours[0]
-    far = np.linalg.norm(colours.mean(2) - against.mean(1), axis=-1).argmax(0)
-    return colours[far, np.arange(n)]
+def _palettes(rng, n, low, high):
+    """Three related colours for each of n textures, the first with channels from ``low`` to ``high``: (n, 3, 3)."""
+    first = rng.uniform(low, high, (n, 1, 3))
+    others = first + rng.uniform(0.1, 0.4, (n, 1, 1)) * (rng.uniform(0, 1, (n, 2, 3)) - first)
+    return np.concatenate([first, others], 1)
 
 
 def textures(rng, colours, size):
@@ -152,14 +150,13 @@ def _block(seed, block, size, objects, occlusion):
     layout, paint = np.random.default_rng((seed, block, objects)).spawn(2)
     n = BLOCK
     labels = np.argsort(layout.uniform(size=(n, len(CLASSES))), axis=1)[:, :objects]
-    ground = _palettes(paint, n)
-    base = textures(paint, ground, size)
-    paints = [textures(paint, _palettes(paint, n, ground), size) for _ in range(objects + 1)]
+    base = textures(paint, _palettes(paint, n, *DARK), size)
+    paints = [textures(paint, _palettes(paint, n, *LIGHT), size) for _ in range(objects + 1)]
     masks = np.zeros((n, objects, size, size), bool)
     hidden = np.zeros(n)
     for i in range(n):
         image, taken = base[i], []
-        sizes = layout.uniform(*((0.24, 0.36) if objects == 1 else (0.18, 0.25)), objects)
+        sizes = layout.uniform(*((0.27, 0.36) if objects == 1 else (0.18, 0.25)), objects)
         for j, radius in enumerate(sizes):
             name = CLASSES[labels[i, j]]
             place, _ = _place(layout, radius * REACH[name], taken)
@@ -212,7 +209,7 @@ def scenes(n, size=64, seed=0, objects=1, occlusion=0.0, start=0):
     first, last = start // BLOCK, -(-(start + n) // BLOCK)
     blocks = [_block(seed, block, size, objects, occlusion) for block in range(first, last)]
     keep = slice(start - first * BLOCK, start - first * BLOCK + n)
-    images, labels, masks, hidden = (np.concatenate(part)[keep] for part in zip(*blocks))
+    images, labels, masks, hidden = (np.concatenate(part)[keep] for part in zip(*blocks, strict=True))
     return Scenes((images * 255 + 0.5).astype(np.uint8), labels, masks, _boxes(masks), hidden)
 
 
