@@ -1,0 +1,145 @@
+"""The tables in book/results: made with the bundled weights, with provenance, and verdicts that follow from them."""
+
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "book/results"
+sys.path.insert(0, str(RESULTS))
+import claims  # noqa: E402
+import readings  # noqa: E402
+
+from gmar_utils.evaluate import DEFAULT_METHODS  # noqa: E402
+
+TABLES = sorted(p.stem for p in RESULTS.glob("*.json"))
+CHAPTERS = [ROOT / f"notebooks/{n}.ipynb" for n in ("09_gmar_table", "10_report_table", "11_audit", "12_decide")]
+
+
+def cells(notebook, kind):
+    found = json.loads(notebook.read_text(encoding="utf8"))["cells"]
+    return ["".join(c["source"]) for c in found if c["cell_type"] == kind]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_says_what_made_it(name):
+    about = json.loads((RESULTS / f"{name}.json").read_text())
+    assert {"command", "date", "commit", "packages", "seed", "wall_time_s"} <= set(about)
+    if (RESULTS / f"{name}.csv").exists():
+        assert len(pd.read_csv(RESULTS / f"{name}.csv"))
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_belongs_to_the_bundled_weights(name):
+    """A new checkpoint and its results change together."""
+    about = json.loads((RESULTS / f"{name}.json").read_text())
+    if "weights_sha256" not in about:
+        assert name == "claims" or "model" not in about
+        return
+    model = about.get("model", "vit-tiny-imagenet")
+    weights = (ROOT / f"gmar_utils/checkpoints/{model}/model.safetensors").read_bytes()
+    assert about["weights_sha256"] == hashlib.sha256(weights).hexdigest(), f"{name}: run make.py {name} again"
+
+
+def test_every_table_of_the_chapters_is_there():
+    read = set()
+    for chapter in CHAPTERS:
+        for source in cells(chapter, "code"):
+            read |= set(re.findall(r'(?:show\.(?:read|origin|summary|about)|surviving|scenes)\("([\w-]+)"', source))
+    assert {"tiny-imagenet", "voc2012", "audit-tiny-imagenet", "cost"} <= read
+    for name in read:
+        assert (RESULTS / f"{name}.csv").exists(), name
+        assert name == "published" or (RESULTS / f"{name}.json").exists(), name
+
+
+def test_the_verdicts_follow_from_the_intervals():
+    table = pd.read_csv(RESULTS / "claims.csv")
+    assert set(table["claim"]) == set(claims.CLAIMS)
+    for row in table.itertuples():
+        assert row.verdict == claims.verdict(row.low, row.high, row.threshold, row.images), row
+        assert not row.images or row.low <= row.mean <= row.high
+    for name, part in table.groupby("claim"):
+        assert len(part) == len(claims.CLAIMS[name].parts)
+        assert set(part["claim_verdict"]) == {claims.overall(part["verdict"])}
+
+
+def test_the_claims_agree_with_the_tables():
+    """The difference of two means in a table is the mean of the paired differences behind a verdict."""
+    verdicts = pd.read_csv(RESULTS / "claims.csv")
+    means = pd.read_csv(RESULTS / "tiny-imagenet.csv").set_index(["metric", "method"])["mean"]
+    checked = 0
+    for name, claim in claims.CLAIMS.items():
+        lines = verdicts[verdicts["claim"] == name].itertuples()
+        for part, line in zip(claim.parts, lines, strict=True):
+            if part.job == "tiny-imagenet" and part.b:
+                sign = -1 if part.metric in ("average_drop", "deletion") else 1
+                expected = sign * (means[part.metric, part.a] - means[part.metric, part.b])
+                assert line.mean == pytest.approx(expected, abs=3e-4)
+                checked += 1
+    assert checked > 20
+
+
+@pytest.mark.parametrize(("low", "high", "threshold", "images", "expected"), [
+    (0.1, 2, 0, 1000, claims.HOLDS), (-2, -0.1, 0, 1000, claims.NOT), (-1, 1, 0, 1000, claims.OPEN),
+    (0.1, 1, 1.8, 1000, claims.NOT), (0.1, 2, 0, 99, claims.OPEN), (np.nan, np.nan, 0, 0, claims.OPEN),
+    (0, 0, 0, 1000, claims.OPEN),
+])  # fmt: skip
+def test_verdict(low, high, threshold, images, expected):
+    assert claims.verdict(low, high, threshold, images) == expected
+
+
+def test_a_claim_holds_only_as_a_whole():
+    assert claims.overall([claims.HOLDS, claims.HOLDS]) == claims.HOLDS
+    assert claims.overall([claims.HOLDS, claims.OPEN]) == claims.OPEN
+    assert claims.overall([claims.HOLDS, claims.OPEN, claims.NOT]) == claims.NOT
+
+
+def test_a_part_is_positive_where_the_claim_is_right():
+    rows = pd.DataFrame({
+        "image": [0, 0, 1, 1] * 2,
+        "method": ["a", "b"] * 4,
+        "metric": ["deletion"] * 4 + ["insertion"] * 4,
+        "value": [1.0, 3.0, 2.0, 5.0, 4.0, 1.0, 6.0, 2.0],
+    })  # fmt: skip
+    assert claims.Part("j", "deletion", "a", "b").values(rows).tolist() == [2, 3]  # lower is better
+    assert claims.Part("j", "insertion", "a", "b").values(rows).tolist() == [3, 4]
+    assert claims.Part("j", "insertion", "a", metric_b="deletion").values(rows).tolist() == [3, 4]
+
+
+def test_an_interval_covers_the_mean():
+    values = np.random.default_rng(1).normal(1, 2, 400)
+    mean, low, high = claims.interval(values)
+    assert mean == pytest.approx(values.mean())
+    assert (mean - low, high - mean) == pytest.approx((0.196, 0.196), abs=0.03)  # 1.96 · 2 / √400
+    assert claims.interval([1.0, np.nan, 3.0])[0] == 2
+
+
+def test_the_claims_name_methods_that_exist():
+    known = {*DEFAULT_METHODS, "gmar", "rollout", "twice rollout", "l1", "l2"}
+    for claim in claims.CLAIMS.values():
+        for part in claim.parts:
+            assert part.a in known and part.b in {*known, None}
+
+
+def test_the_released_weights_do_not_matter():
+    """Experiment 2 of the audit, on all its images."""
+    audit = pd.read_csv(RESULTS / "audit-tiny-imagenet.csv")
+    assert set(readings.READINGS) <= set(audit["method"])
+    found = audit[audit["metric"] == "rank_correlation_with_released"].set_index("method")["mean"]
+    assert found["released, L2 weights"] > 0.99 and found["released, uniform weights"] > 0.99
+    assert found["released, all heads"] < 0.9
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda p: p.stem)
+def test_no_number_is_typed_into_the_prose(chapter):
+    """Measured numbers have decimals or a percent sign; thresholds and code are in backticks or formulae."""
+    allowed = {"0.5", "95 %", "30 %"}
+    for text in cells(chapter, "markdown"):
+        prose = re.sub(r"```.*?```|`[^`]*`|\$[^$]*\$|\(https?:[^)]*\)|Exercise \d+\.\d+", "", text, flags=re.S)
+        assert set(re.findall(r"\d+\.\d+|\d+ %", prose)) <= allowed, text
