@@ -27,6 +27,7 @@ lint: $(ENV)
 	$(PY) -m ruff check .
 
 bench: $(ENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check captum==0.9.0 quantus==0.6.0
 	for file in tests/benchmarks/bench_*.py; do $(PY) $$file || exit 1; done
 
 results: $(ENV)

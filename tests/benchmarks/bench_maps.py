@@ -140,7 +140,7 @@ def grow(batch):
 
 
 def high_water_mark():
-    """Peak megabytes of this process. (Linux lets a child inherit the parent's ru_maxrss, so that says nothing here.)"""
+    """Peak megabytes of this process (ru_maxrss says nothing: a child inherits it from its parent on Linux)."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
