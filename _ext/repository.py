@@ -89,7 +89,7 @@ def write(url: str) -> None:
                 (i for i, c in enumerate(notebook["cells"]) if c["cell_type"] == "code"), len(notebook["cells"])
             )
             notebook["cells"].insert(first, cell)
-        cell["metadata"] = {"tags": ["setup"]}
+        cell["metadata"] = {"tags": ["setup", "hide-cell"]}
         cell["source"] = first_cell(url).splitlines(keepends=True)
         path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf8")
 
