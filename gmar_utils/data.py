@@ -1,7 +1,8 @@
 """Pictures to explain and to train on: Tiny-ImageNet, VOC 2012 with masks, generated shapes, scikit-image's photos.
 
 Every loader returns a Hugging Face ``datasets.Dataset`` whose pictures are decoded when they are read. A source is a
-hub id or a local path, given as an argument or by environment variable; what is missing or broken is named with its file.
+hub id or a local path, given as an argument or by environment variable; what is missing or broken is named with its
+file.
 """
 
 from __future__ import annotations
@@ -85,8 +86,8 @@ def _from_hub(name, split, variable, streaming=False):
         return datasets.load_dataset(name, split=split, streaming=streaming)
     except (OSError, datasets.exceptions.DatasetsError) as error:
         raise ConnectionError(
-            f"The data set {name} (split {split}) could not be fetched from the hub: {error}. Without a network, give a "
-            f"local folder as source or set {variable}."
+            f"The data set {name} (split {split}) could not be fetched from the hub: {error}. Without a network, give "
+            f"a local folder as source or set {variable}."
         ) from error
 
 
@@ -113,8 +114,8 @@ def _decode(batch):
 
 
 def tiny_imagenet(split="valid", source=None):
-    """Tiny-ImageNet: ``image`` (RGB), ``label`` (0 to 199 in the order of the wnids), ``box`` (x0, y0, x1, y1 in pixels,
-    x1 and y1 exclusive; None where the source has no boxes).
+    """Tiny-ImageNet: ``image`` (RGB), ``label`` (0 to 199 in the order of the wnids), ``box`` (x0, y0, x1, y1 in
+    pixels, x1 and y1 exclusive; None where the source has no boxes).
 
     source  a folder of parquet files, the original folder or its zip, or a hub id; default: GMAR_TINY_IMAGENET,
             else the hub
@@ -135,7 +136,7 @@ def tiny_imagenet_arrays(split="valid", source=None, size=64):
     """The same pictures decoded once, for training: uint8 (N, 3, size, size) and labels (N,). A local source needs no
     ``datasets`` package."""
     images, labels, _, _ = _tiny_imagenet(split, source)
-    return _arrays((_open(image.as_py()) for image in images), len(images), size), torch.from_numpy(labels.to_numpy())
+    return _arrays((_open(image.as_py()) for image in images), len(images), size), torch.tensor(labels.to_numpy())
 
 
 def _arrays(pictures, n, size):
@@ -220,7 +221,7 @@ def _columns(images, labels, boxes, names, origin):
 def _check_labels(labels, files, classes=200):
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(wrong):
-        raise ValueError(f"{files[wrong[0]]}: label {labels[wrong[0]]}, expected 0 to {classes - 1}. Fetch the file again.")
+        raise ValueError(f"{files[wrong[0]]}: label {labels[wrong[0]]}, expected 0 to {classes - 1}. Fetch it again.")
 
 
 def _original(path, split):
@@ -271,9 +272,9 @@ def words():
 
 
 def voc2012(source=None, split="val", classes=200, mapped=True):
-    """VOC 2012 segmentation, one record per image and object class in it, as the comparative report evaluates: ``image``,
-    ``mask`` (uint8 PIL image: 1 the class, 0 everything else, 255 void), ``label`` (VOC class, 1 to 20), ``targets`` (the
-    model's classes that count as this one), ``file`` (the image's id).
+    """VOC 2012 segmentation, one record per image and object class in it, as the comparative report evaluates:
+    ``image``, ``mask`` (uint8 PIL image: 1 the class, 0 everything else, 255 void), ``label`` (VOC class, 1 to 20),
+    ``targets`` (the model's classes that count as this one), ``file`` (the image's id).
 
     source   a VOCdevkit or VOC2012 folder, or a hub id with columns image and mask; default: GMAR_VOC2012, else the hub
     classes  how many classes the model has: 200 (Tiny-ImageNet) or 1000 (ImageNet) choose the label table
@@ -283,7 +284,7 @@ def voc2012(source=None, split="val", classes=200, mapped=True):
 
     tables = {200: VOC_TO_TINY_IMAGENET, 1000: VOC_TO_IMAGENET}
     if classes not in tables:
-        raise ValueError(f"expected classes 200 (Tiny-ImageNet) or 1000 (ImageNet), got {classes}: write a table for it.")
+        raise ValueError(f"expected classes 200 (Tiny-ImageNet) or 1000 (ImageNet), got {classes}.")
     path, hub = _source(source, "GMAR_VOC2012", VOC2012)
     pairs = _voc_hub(hub, split) if hub else _voc_folder(path, split)
     rows = []
@@ -307,7 +308,8 @@ def voc2012(source=None, split="val", classes=200, mapped=True):
 
 def _voc_folder(path, split):
     """[(id, image, mask)] of a VOCdevkit, VOC2012 or any folder above them."""
-    root = next((r for r in (path, path / "VOC2012", path / "VOCdevkit" / "VOC2012") if (r / "ImageSets").is_dir()), None)
+    roots = (path, path / "VOC2012", path / "VOCdevkit" / "VOC2012")
+    root = next((r for r in roots if (r / "ImageSets").is_dir()), None)
     if root is None:
         raise FileNotFoundError(f"{path}: expected a VOCdevkit or VOC2012 folder with ImageSets in it.")
     listing = root / "ImageSets" / "Segmentation" / f"{split}.txt"
@@ -355,7 +357,7 @@ def _voc_mask(mask):
         values = np.where(colours[found] == packed, found, 254)
     wrong = np.setdiff1d(values, [*range(len(VOC_CLASSES)), VOID])
     if len(wrong):
-        raise ValueError(f"{mask['path']}: mask values {wrong.tolist()}, expected 0 to 20 and 255. Fetch this file again.")
+        raise ValueError(f"{mask['path']}: mask values {wrong.tolist()}, expected 0 to 20 and 255. Fetch it again.")
     return values
 
 
@@ -373,8 +375,9 @@ def best_target(logits, targets):
 
 
 def shapes(n, size=64, seed=0, objects=1, occlusion=0.0):
-    """Generated scenes (see `gmar_utils.shapes`), one record per object: ``image``, ``label``, ``mask`` (uint8 PIL image,
-    1 the visible object, 0 the rest), ``box`` (x1 and y1 exclusive), ``scene`` (0 to n − 1), ``hidden`` (share covered)."""
+    """Generated scenes (see `gmar_utils.shapes`), one record per object: ``image``, ``label``, ``mask`` (uint8 PIL
+    image, 1 the visible object, 0 the rest), ``box`` (x1 and y1 exclusive), ``scene`` (0 to n − 1), ``hidden`` (share
+    covered)."""
     import datasets
 
     made = _shapes.scenes(n, size, seed, objects, occlusion)
