@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ipywidgets.embed import embed_data
+from ipywidgets.embed import dependency_state, embed_data
 from PIL import Image
 
 from gmar_utils import explorer
@@ -70,7 +70,8 @@ def small(scope, tmp_path_factory):
     for file in WIDGETS.glob("widgets.*"):
         (folder / file.name).write_bytes(file.read_bytes())
     packed = explorer.pack(scope["vit"], scope["photos"], curves=True)
-    data = embed_data([explorer.explore(packed, show=show) for show in explorer.SHOW], drop_defaults=False)
+    explorers = [explorer.explore(packed, show=show) for show in explorer.SHOW]
+    data = embed_data(explorers, state=dependency_state(explorers, drop_defaults=False))
     kind = "application/vnd.jupyter.widget-{}+json"
     views = "".join(
         f'<div><script type="{kind.format("view")}">{json.dumps(view)}</script></div>' for view in data["view_specs"]
