@@ -105,6 +105,7 @@ def resolve_target(model: nn.Module, logits: torch.Tensor, target=None) -> torch
             return (~explains_minus_y).long()
         return logits.argmax(1)
     target = torch.as_tensor(target, device=logits.device)
+    target = target.clone() if target.is_inference() else target  # autograd refuses tensors of inference_mode
     if target.is_floating_point() or target.dtype == torch.bool:
         raise TypeError(f"target must be class ids (int), got {target.dtype}.")
     if target.ndim > 1 or target.ndim == 1 and len(target) != batch:

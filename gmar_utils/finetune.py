@@ -73,7 +73,7 @@ RECIPES = {
     ),
     # From random weights a ViT stays at chance here for thousands of steps; three trained layers know edges already.
     "shapes": Recipe(
-        data="shapes", init="vit-tiny-imagenet", layers=3, stages=((1.0, 64),), epochs=10, optimizer="muon",
+        data="shapes", init="vit-tiny-imagenet", layers=3, stages=((1.0, 64),), epochs=14, optimizer="muon",
         learning_rate=1.2e-3, schedule="trapezoid", crop=1.0, turn=True, ema=0.995, scenes=30_000,
     ),
 }  # fmt: skip

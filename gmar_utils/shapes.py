@@ -12,7 +12,6 @@ import numpy as np
 import scipy.fft
 
 BLOCK = 64  # scenes drawn together; each block has its own random stream
-DARK, LIGHT = (0.0, 0.5), (0.5, 1.0)  # ground, and everything that lies on it: a small model learns that in minutes
 SUPERSAMPLE = 3  # odd, so that the middle sample of a pixel is its centre, which decides the mask
 
 
@@ -72,7 +71,7 @@ SCALE, REACH = _unit_scale()
 
 
 class Scenes(NamedTuple):
-    """``images`` uint8 (n, size, size, 3); ``labels`` (n, K); ``masks`` bool (n, K, size, size), the visible part of each
+    """``images`` uint8 (n, size, size, 3); ``labels`` (n, K); ``masks`` bool (n, K, size, size), what is visible of each
     object; ``boxes`` (n, K, 4): x0, y0, x1, y1 in pixels, x1 and y1 exclusive; ``hidden`` (n,): the share of the first
     object that is covered."""
 
@@ -83,11 +82,15 @@ class Scenes(NamedTuple):
     hidden: np.ndarray
 
 
-def _palettes(rng, n, low, high):
-    """Three related colours for each of n textures, the first with channels from ``low`` to ``high``: (n, 3, 3)."""
-    first = rng.uniform(low, high, (n, 1, 3))
-    others = first + rng.uniform(0.1, 0.4, (n, 1, 1)) * (rng.uniform(0, 1, (n, 2, 3)) - first)
-    return np.concatenate([first, others], 1)
+def _palettes(rng, n, against=None):
+    """Three related colours for each of n textures: (n, 3, 3). With ``against``, the one of four that differs most."""
+    colours = rng.uniform(0, 1, (4, n, 3, 3))
+    first, share = colours[:, :, :1], rng.uniform(0.2, 0.7, (4, n, 1, 1))
+    colours[:, :, 1:] = first + share * (colours[:, :, 1:] - first)
+    if against is None:
+        return colours[0]
+    far = np.linalg.norm(colours.mean(2) - against.mean(1), axis=-1).argmax(0)
+    return colours[far, np.arange(n)]
 
 
 def textures(rng, colours, size):
@@ -135,8 +138,8 @@ def _cover(shape, size, place, radius, turn):
 
 
 def _place(rng, reach, taken):
-    """A place for a circle of radius ``reach`` inside the unit square that touches none of ``taken`` [(place, reach)], or
-    the least bad of 40 tries and how much room it has (negative: it overlaps)."""
+    """A place for a circle of radius ``reach`` inside the unit square that touches none of ``taken`` [(place, reach)],
+    or the least bad of 40 tries and how much room it has (negative: it overlaps)."""
     tries = rng.uniform(reach, 1 - reach, (40, 2))
     room = np.full(40, np.inf)
     for place, other in taken:
@@ -150,13 +153,14 @@ def _block(seed, block, size, objects, occlusion):
     layout, paint = np.random.default_rng((seed, block, objects)).spawn(2)
     n = BLOCK
     labels = np.argsort(layout.uniform(size=(n, len(CLASSES))), axis=1)[:, :objects]
-    base = textures(paint, _palettes(paint, n, *DARK), size)
-    paints = [textures(paint, _palettes(paint, n, *LIGHT), size) for _ in range(objects + 1)]
+    ground = _palettes(paint, n)
+    base = textures(paint, ground, size)
+    paints = [textures(paint, _palettes(paint, n, ground), size) for _ in range(objects + 1)]
     masks = np.zeros((n, objects, size, size), bool)
     hidden = np.zeros(n)
     for i in range(n):
         image, taken = base[i], []
-        sizes = layout.uniform(*((0.27, 0.36) if objects == 1 else (0.18, 0.25)), objects)
+        sizes = layout.uniform(*((0.24, 0.36) if objects == 1 else (0.18, 0.25)), objects)
         for j, radius in enumerate(sizes):
             name = CLASSES[labels[i, j]]
             place, _ = _place(layout, radius * REACH[name], taken)
@@ -205,7 +209,7 @@ def scenes(n, size=64, seed=0, objects=1, occlusion=0.0, start=0):
     ``occlusion`` is the largest share of the (first) object that one more blob may hide; the mask is the visible part.
     """
     if objects not in (1, 2) or not 0 <= occlusion < 1:
-        raise ValueError(f"expected objects 1 or 2 and occlusion in [0, 1), got objects={objects}, occlusion={occlusion}")
+        raise ValueError(f"expected objects 1 or 2 and occlusion in [0, 1), got {objects} and {occlusion}")
     first, last = start // BLOCK, -(-(start + n) // BLOCK)
     blocks = [_block(seed, block, size, objects, occlusion) for block in range(first, last)]
     keep = slice(start - first * BLOCK, start - first * BLOCK + n)
