@@ -71,7 +71,7 @@ SCALE, REACH = _unit_scale()
 
 
 class Scenes(NamedTuple):
-    """``images`` uint8 (n, size, size, 3); ``labels`` (n, K); ``masks`` bool (n, K, size, size), what is visible of each
+    """``images`` uint8 (n, size, size, 3); ``labels`` (n, K); ``masks`` bool (n, K, size, size), visible part of each
     object; ``boxes`` (n, K, 4): x0, y0, x1, y1 in pixels, x1 and y1 exclusive; ``hidden`` (n,): the share of the first
     object that is covered."""
 
