@@ -34,11 +34,11 @@ VOC_CLASSES = (
 VOC_TO_TINY_IMAGENET = {
     "bird": (11, 20, 21, 22),  # goose, black stork, king penguin, albatross
     "boat": (108, 115),  # gondola, lifeboat
-    "bottle": (73, 130, 137),  # beer, pill and pop bottle
-    "bus": (149, 175),  # school bus, trolleybus
-    "car": (70, 94, 116, 134, 158),  # beach wagon, convertible, limousine, police van, sports car
+    "bottle": (73, 130, 135),  # beer, pill and pop bottle
+    "bus": (145, 166),  # school bus, trolleybus
+    "car": (70, 94, 116, 133, 153),  # beach wagon, convertible, limousine, police van, sports car
     "cat": (30, 31, 32),  # tabby, Persian and Egyptian cat
-    "chair": (146,),  # rocking chair
+    "chair": (142,),  # rocking chair
     "cow": (49,),  # ox
     "diningtable": (98,),
     "dog": (24, 25, 26, 27, 28, 29),  # Chihuahua to standard poodle

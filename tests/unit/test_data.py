@@ -1,0 +1,233 @@
+"""Loaders on tiny data sets written here in each format, whole and broken; and on the real data where it is near."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from gmar_utils import data
+
+WNIDS = [f"n{i:08d}" for i in range(200)]
+REAL = next((p / "shared/data" for p in Path(__file__).parents if (p / "shared/data").is_dir()), None)
+real = pytest.mark.skipif(REAL is None, reason="the real data (shared/data beside the checkout) is not here")
+
+
+def jpeg(shade, size=(64, 64)):
+    file = io.BytesIO()
+    Image.new("RGB", size, (shade, 10, 200)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def write_parquet(file, labels, box=True, **first):
+    pictures = [{"bytes": jpeg(20 * i), "path": None} for i in range(len(labels))]
+    pictures[0] |= first
+    columns = {"image": pictures, "label": labels} | ({"bbox": [[1, 2, 10, 63]] * len(labels)} if box else {})
+    info = {"info": {"features": {"label": {"names": WNIDS, "_type": "ClassLabel"}}}}
+    pq.write_table(pa.table(columns).replace_schema_metadata({"huggingface": json.dumps(info)}), file)
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    root = tmp_path / "parquet"
+    root.mkdir()
+    for k in range(2):
+        write_parquet(root / f"train-{k:05d}-of-00002.parquet", [3, 199, 0])
+    write_parquet(root / "valid-00000-of-00001.parquet", [7, 8])
+    return root
+
+
+@pytest.fixture
+def original(tmp_path):
+    root = tmp_path / "tiny-imagenet-200"
+    for wnid in WNIDS:
+        (root / "train" / wnid).mkdir(parents=True)
+        (root / "train" / wnid / f"{wnid}_boxes.txt").write_text("")
+    (root / "train" / WNIDS[5] / "images").mkdir()
+    (root / "train" / WNIDS[5] / "images/a.JPEG").write_bytes(jpeg(40))
+    (root / "train" / WNIDS[5] / f"{WNIDS[5]}_boxes.txt").write_text("a.JPEG\t0\t0\t63\t63\n")
+    (root / "val/images").mkdir(parents=True)
+    for k in range(2):
+        (root / f"val/images/val_{k}.JPEG").write_bytes(jpeg(30 * k))
+    (root / "val/val_annotations.txt").write_text(
+        f"val_0.JPEG\t{WNIDS[9]}\t1\t2\t10\t20\nval_1.JPEG\t{WNIDS[0]}\t0\t0\t3\t4\n"
+    )
+    (root / "wnids.txt").write_text("\n".join(reversed(WNIDS)))
+    return tmp_path
+
+
+def test_parquet(parquet):
+    train, valid = data.tiny_imagenet("train", parquet), data.tiny_imagenet("valid", parquet)
+    assert (len(train), len(valid)) == (6, 2) and valid.features["label"].names == WNIDS
+    row = valid[1]
+    assert row["image"].size == (64, 64) and row["label"] == 8 and row["box"] == [1, 2, 11, 64]
+    images, labels = data.tiny_imagenet_arrays("train", parquet, size=32)
+    assert images.shape == (6, 3, 32, 32) and images.dtype == torch.uint8 and labels.tolist() == [3, 199, 0] * 2
+
+
+def test_parquet_without_boxes_and_by_environment(tmp_path, monkeypatch):
+    write_parquet(tmp_path / "valid-00000-of-00001.parquet", [7], box=False)
+    monkeypatch.setenv("GMAR_TINY_IMAGENET", str(tmp_path))
+    assert data.tiny_imagenet()[0]["box"] is None
+
+
+def test_original_folder_and_zip(original):
+    archive = shutil.make_archive(str(original / "tiny"), "zip", original, "tiny-imagenet-200")
+    for source in (original, original / "tiny-imagenet-200", archive):
+        valid, train = data.tiny_imagenet("valid", source), data.tiny_imagenet("train", source)
+        assert valid["label"][:] == [9, 0] and valid[0]["box"] == [1, 2, 11, 21]
+        assert train["label"][:] == [5] and np.asarray(train[0]["image"]).shape == (64, 64, 3)
+
+
+def test_broken_tiny_imagenet_names_the_file(parquet, original):
+    write_parquet(parquet / "valid-00000-of-00001.parquet", [7, 8], bytes=jpeg(9)[:300])
+    with pytest.raises(ValueError, match=r"valid-00000-of-00001\.parquet row 0: not a complete picture"):
+        data.tiny_imagenet("valid", parquet)[0]
+    write_parquet(parquet / "valid-00000-of-00001.parquet", [7, 200])
+    with pytest.raises(ValueError, match=r"valid-00000-of-00001\.parquet row 1: label 200, expected 0 to 199"):
+        data.tiny_imagenet("valid", parquet)
+    half = parquet / "valid-00000-of-00001.parquet"
+    half.write_bytes(half.read_bytes()[:500])
+    with pytest.raises(ValueError, match=r"valid-00000-of-00001\.parquet: not a complete parquet file"):
+        data.tiny_imagenet("valid", parquet)
+    (parquet / "train-00001-of-00002.parquet").unlink()
+    with pytest.raises(FileNotFoundError, match=r"train-00001-of-00002\.parquet: this shard is missing"):
+        data.tiny_imagenet("train", parquet)
+
+
+def test_broken_original_names_the_file(original):
+    root = original / "tiny-imagenet-200"
+    picture, notes = root / "val/images/val_1.JPEG", root / "val/val_annotations.txt"
+    picture.write_bytes(picture.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"val_1\.JPEG: not a complete picture"):
+        data.tiny_imagenet("valid", root)[1]
+    picture.unlink()
+    with pytest.raises(FileNotFoundError, match=r"val_1\.JPEG: listed in the annotations, but missing"):
+        data.tiny_imagenet("valid", root)
+    notes.write_text("val_0.JPEG\tn99999999\t1\t2\t3\t4\n")
+    with pytest.raises(ValueError, match="val_0.JPEG has label n99999999"):
+        data.tiny_imagenet("valid", root)
+    notes.write_text("val_0.JPEG n0 1 2\n")
+    with pytest.raises(ValueError, match=r"val_annotations\.txt line 1"):
+        data.tiny_imagenet("valid", root)
+
+
+def test_broken_zip_and_missing_source(tmp_path):
+    (tmp_path / "tiny.zip").write_bytes(b"PK\x03\x04 and then the line went dead")
+    with pytest.raises(ValueError, match=r"tiny\.zip: not a complete zip file"):
+        data.tiny_imagenet("valid", tmp_path / "tiny.zip")
+    with pytest.raises(FileNotFoundError, match="GMAR_TINY_IMAGENET"):
+        data.tiny_imagenet("valid", tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="expected valid-"):
+        data.tiny_imagenet("valid", tmp_path)
+
+
+@pytest.fixture
+def voc(tmp_path):
+    root = tmp_path / "VOCdevkit/VOC2012"
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    (root / "ImageSets/Segmentation/val.txt").write_text("one\ntwo\n")
+    for name, values in (("one", [8, 15]), ("two", [12])):
+        (root / f"JPEGImages/{name}.jpg").write_bytes(jpeg(90, (30, 20)))
+        mask = np.zeros((20, 30), np.uint8)
+        for k, value in enumerate(values):
+            mask[:, 10 * k : 10 * k + 8] = value
+        mask[0] = 255
+        write_mask(root / f"SegmentationClass/{name}.png", mask)
+    return root
+
+
+def write_mask(file, values):
+    picture = Image.fromarray(values.astype(np.uint8), "P")
+    picture.putpalette(data._voc_palette().astype(np.uint8).ravel().tolist())
+    picture.save(file)
+
+
+def test_voc_one_record_per_class(voc):
+    for source in (voc, voc.parent, voc.parent.parent):
+        records = data.voc2012(source)
+        assert records["file"][:] == ["one", "two"] and records["label"][:] == [8, 12]  # cat, dog
+    mask = np.asarray(records[0]["mask"])
+    assert (mask[0] == 255).all() and (mask[1:, :8] == 1).all() and not mask[1:, 8:].any()
+    assert records["targets"][0] == list(data.VOC_TO_TINY_IMAGENET["cat"])
+    apart = data.voc2012(voc, mapped=False)
+    assert apart["label"][:] == [15] and np.asarray(apart[0]["mask"])[5, 12] == 1  # person
+    with pytest.raises(ValueError, match="got 21"):
+        data.voc2012(voc, classes=21)
+
+
+def test_coloured_masks_are_read_through_the_palette(voc):
+    file = voc / "SegmentationClass/one.png"
+    before = np.asarray(data.voc2012(voc)[0]["mask"])
+    Image.open(file).convert("RGB").save(file)
+    np.testing.assert_array_equal(np.asarray(data.voc2012(voc)[0]["mask"]), before)
+
+
+def test_broken_voc_names_the_file(voc):
+    mask, picture = voc / "SegmentationClass/two.png", voc / "JPEGImages/two.jpg"
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"two\.jpg: not a complete picture"):
+        data.voc2012(voc)[1]
+    write_mask(mask, np.full((20, 30), 21))
+    with pytest.raises(ValueError, match=r"two\.png: mask values \[21\]"):
+        data.voc2012(voc)
+    mask.write_bytes(mask.read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"two\.png: not a complete picture"):
+        data.voc2012(voc)
+    mask.unlink()
+    with pytest.raises(FileNotFoundError, match=r"two\.png: listed in val\.txt, but missing"):
+        data.voc2012(voc)
+    (voc / "ImageSets/Segmentation/val.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"val\.txt: this list of images is missing"):
+        data.voc2012(voc)
+
+
+def test_best_target():
+    logits = torch.tensor([[0.0, 3.0, 1.0, 2.0], [5.0, 1.0, 2.0, 3.0]])
+    assert data.best_target(logits, [[0, 2, 3], [1, 2]]).tolist() == [3, 2]
+
+
+def test_label_tables_point_at_the_right_words():
+    words = [w.split(",")[0] for w in data.words()]
+    table = {k: [words[i] for i in v] for k, v in data.VOC_TO_TINY_IMAGENET.items()}
+    assert table["bird"] == ["goose", "black stork", "king penguin", "albatross"]
+    assert table["boat"] == ["gondola", "lifeboat"]
+    assert table["bottle"] == ["beer bottle", "pill bottle", "pop bottle"]
+    assert table["bus"] == ["school bus", "trolleybus"]
+    assert table["car"] == ["beach wagon", "convertible", "limousine", "police van", "sports car"]
+    assert table["cat"] == ["tabby", "Persian cat", "Egyptian cat"]
+    assert table["dog"][0] == "Chihuahua" and table["dog"][-1] == "standard poodle"
+    assert [table[k][0] for k in ("chair", "cow", "diningtable", "sheep")] == [
+        "rocking chair", "ox", "dining table", "bighorn"]  # fmt: skip
+    assert table["train"] == ["bullet train", "freight car"]
+    assert set(data.VOC_TO_IMAGENET) | set(table) <= set(data.VOC_CLASSES)
+
+
+def test_photos_need_no_download():
+    assert all(data.photo(name).mode == "RGB" for name in data.PHOTOS)
+    with pytest.raises(ValueError, match="expected one of cat"):
+        data.photo("dog")
+
+
+@real
+def test_real_tiny_imagenet():
+    valid = data.tiny_imagenet("valid", REAL / "tiny-imagenet")
+    assert len(valid) == 5000 and set(np.bincount(valid["label"][:])) == {25}
+    words = [line.split("\t")[1] for line in (REAL / "tiny-imagenet/classes.tsv").read_text().splitlines()[1:]]
+    assert words == data.words()
+
+
+@real
+def test_real_voc():
+    mapped, apart = (data.voc2012(REAL, mapped=m) for m in (True, False))
+    assert len({*mapped["file"], *apart["file"]}) == 100 and all(mapped["targets"])
+    image, mask = (mapped[0][k] for k in ("image", "mask"))
+    assert image.size == mask.size and set(np.unique(mask)) <= {0, 1, 255}
