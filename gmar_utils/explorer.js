@@ -72,6 +72,9 @@ export function minmax(values) {
 // Where a map lies, as one number: tests compare it with NumPy's.
 export const checksum = (m) => m.reduce((s, x, k) => s + x * (k + 1), 0) / ((m.length * (m.length + 1)) / 2);
 
+// A probability in percent, small ones with more digits.
+const percent = (p) => (100 * p).toFixed(p < 0.0095 ? 2 : p < 0.095 ? 1 : 0);
+
 const highestFirst = (m) => [...m.keys()].sort((i, j) => m[j] - m[i] || i - j);
 
 // ---------------------------------------------------------------------------------------------- drawing
@@ -704,7 +707,7 @@ export async function render({ model, el }) {
           const [x, y, w, hh] = cell(k);
           context.fillRect(x - 0.5, y - 0.5, w + 1, hh + 1);
         }
-        const top = Math.max(0.05, ...photo.methods.flatMap((_, i) => [...photo.curve(state.t, i)])) * 1.05;
+        const top = Math.max(...photo.methods.flatMap((_, i) => [...photo.curve(state.t, i)]));
         const x = (s) => pad.l + (s / S) * (W - pad.l - pad.r),
           y = (p) => Hh - pad.b - (p / top) * (Hh - pad.t - pad.b);
         const line = (i) =>
@@ -718,13 +721,12 @@ export async function render({ model, el }) {
           svg("path", { d: `M${x(step)} ${pad.t}V${Hh - pad.b}`, class: "gmar-axis" }),
           svg("circle", { cx: x(step), cy: y(curve[step]), r: 6, class: "gmar-dot" }),
           text(pad.l - 5, y(0), "end", "0"),
-          text(pad.l - 5, y(top / 1.05) + 4, "end", `${Math.round((100 * top) / 1.05)} %`),
+          text(pad.l - 5, y(top) + 4, "end", `${percent(top)} %`),
           text(pad.l, Hh - pad.b + 14, "start", "0"),
           text(W - pad.r, Hh - pad.b + 14, "end", "100 %"),
           text((W + pad.l) / 2, Hh - 4, "middle", "patches removed"),
         );
-        const percent = (100 * curve[step]).toFixed(1);
-        const fact = `${Math.round((100 * gone) / patches)} % of the patches removed: probability ${percent} %`;
+        const fact = `${Math.round((100 * gone) / patches)} % of the patches removed: probability ${percent(curve[step])} %`;
         caption.textContent = fact;
         canvas.setAttribute("aria-label", `${photo.name}, ${fact}`);
         chart.setAttribute("aria-label", `Deletion curve of ${photo.methods[m]} for ${name()}. ${fact}.`);
@@ -733,7 +735,7 @@ export async function render({ model, el }) {
           return c.reduce((s, p, k) => s + p * (k === 0 || k === S ? 0.5 : 1), 0) / S;
         };
         hint.textContent =
-          `Area under this curve: ${(100 * auc(m)).toFixed(1)}. ` +
+          `Area under this curve: ${(100 * auc(m)).toFixed(2)}. ` +
           "Lower means that the map found the patches that matter. Thin lines: the other methods.";
         play.hidden = calm.matches;
         play.textContent = timer ? "Pause" : "Play";
