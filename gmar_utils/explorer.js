@@ -726,7 +726,8 @@ export async function render({ model, el }) {
           text(W - pad.r, Hh - pad.b + 14, "end", "100 %"),
           text((W + pad.l) / 2, Hh - 4, "middle", "patches removed"),
         );
-        const fact = `${Math.round((100 * gone) / patches)} % of the patches removed: probability ${percent(curve[step])} %`;
+        const share = Math.round((100 * gone) / patches);
+        const fact = `${share} % of the patches removed: probability ${percent(curve[step])} %`;
         caption.textContent = fact;
         canvas.setAttribute("aria-label", `${photo.name}, ${fact}`);
         chart.setAttribute("aria-label", `Deletion curve of ${photo.methods[m]} for ${name()}. ${fact}.`);
