@@ -159,12 +159,14 @@ def recording(model: nn.Module, pixel_values: torch.Tensor, local: bool = False)
         )
     recorder = _Recorder(local)
     with ExitStack() as stack:
-        for module in [m for m in model.modules() if m.training]:
-            module.training = False
-            stack.callback(setattr, module, "training", True)
-        for parameter in [p for p in model.parameters() if p.requires_grad]:
-            parameter.requires_grad_(False)
-            stack.callback(parameter.requires_grad_, True)
+        for module in model.modules():
+            if module.training:
+                module.training = False
+                stack.callback(setattr, module, "training", True)
+            for parameter in module._parameters.values():
+                if parameter is not None and parameter.requires_grad:
+                    parameter.requires_grad_(False)
+                    stack.callback(parameter.requires_grad_, True)
         before = getattr(getattr(model, "config", None), "_attn_implementation", None)
         if before not in (None, "sdpa"):
             with suppress(ValueError):  # no such choice: `checked` says why there is nothing to see

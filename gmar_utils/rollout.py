@@ -19,18 +19,14 @@ def head_weights(gradients: Sequence[torch.Tensor], norm: str | None = "l1") -> 
     """
     if norm not in ("l1", "l2", None):
         raise ValueError(f"norm must be 'l1', 'l2' or None, got {norm!r}.")
-    weights = []
-    for g in gradients:
-        uniform = g.new_full(g.shape[:2], 1 / g.shape[1], dtype=torch.float32)
-        if norm is None:
-            weights.append(uniform)
-            continue
-        size = torch.linalg.vector_norm(g.float(), ord=int(norm[1]), dim=(-2, -1))
-        total = size.sum(1, keepdim=True)
-        if bool((total == 0).any()):
-            warnings.warn("The gradient of a layer is zero for every head; its heads get equal weights.", stacklevel=2)
-        weights.append(torch.where(total > 0, size / total.clamp_min(torch.finfo(size.dtype).tiny), uniform))
-    return tuple(weights)
+    if norm is None:
+        return tuple(g.new_full(g.shape[:2], 1 / g.shape[1], dtype=torch.float32) for g in gradients)
+    size = torch.stack([torch.linalg.vector_norm(g.float(), ord=int(norm[1]), dim=(-2, -1)) for g in gradients])
+    total = size.sum(-1, keepdim=True)
+    if bool((total == 0).any()):
+        warnings.warn("The gradient of a layer is zero for every head; its heads get equal weights.", stacklevel=2)
+    tiny = torch.finfo(size.dtype).tiny
+    return torch.where(total > 0, size / total.clamp_min(tiny), 1 / size.shape[-1]).unbind()
 
 
 def fuse_step(v: torch.Tensor, attention: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
