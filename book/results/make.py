@@ -447,7 +447,37 @@ def claims(run):
         {c.job for c in table.itertuples() if c.images == 0 and c.verdict == OPEN}))  # fmt: skip
 
 
+# Photos ---------------------------------------------------------------------------------------------------------------
+
+NAMES = {"cat": (30, 31, 32), "coffee": (193,), "rocket": (137,)}  # domestic cats; espresso; projectile
+PIXELS = (64, 112, 128)
+
+
+def photos(run):
+    """Which of scikit-image's photos the model names right, and at which resolution."""
+    started, lines = time.perf_counter(), []
+    shown = {name: (data.photo(name), NAMES.get(name, ())) for name in data.PHOTOS}
+    for name in ("cat", "coffee"):
+        shown[f"cat and coffee: {name}"] = (data.cat_and_coffee(), NAMES[name])
+    for size in PIXELS:
+        vit = load_model("vit-tiny-imagenet", image_size=size)
+        with torch.inference_mode():
+            probabilities = vit.model(vit.preprocess([photo for photo, _ in shown.values()])).logits.softmax(-1)
+        for (photo, (_, ids)), p in zip(shown.items(), probabilities, strict=True):
+            order = p.argsort(descending=True).tolist()
+            line = {"photo": photo, "pixels": size, "predicted": vit.label(order[0]),
+                    "probability": 100 * p.max().item()}  # fmt: skip
+            if ids:  # the others show nothing that the model has a class for
+                rank = min(order.index(i) for i in ids)
+                line |= {"counts_as_right": ", ".join(map(vit.label, ids)), "best_of_these": vit.label(order[rank]),
+                         "its_probability": 100 * p[order[rank]].item(), "its_rank": rank + 1}  # fmt: skip
+            lines.append(line)
+    table = pd.DataFrame(lines).astype({"its_rank": "Int64"}).sort_values(["photo", "pixels"])
+    run.save("photos", table, vit, started, data="scikit-image's photos, whole, resized to a square", images=len(shown))
+
+
 JOBS = {
+    "photos": photos,
     "shapes": table_shapes,
     "tiny-imagenet": table_faithfulness,
     "tiny-imagenet-variants": table_variants,
