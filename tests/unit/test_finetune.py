@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -157,14 +159,16 @@ def test_the_first_layers_of_a_trained_model_and_a_new_head():
     assert processor.image_mean == trained.processor.image_mean
 
 
+@pytest.fixture(scope="module")
+def forty():
+    made = shapes.scenes(40, 64, seed=7)
+    return torch.from_numpy(made.images).movedim(-1, 1), torch.from_numpy(made.labels[:, 0])
+
+
 @pytest.fixture
-def few(monkeypatch):
-    """20 scenes wherever the training does not ask for its own."""
-
-    def fewer(name, split, source=None, recipe=None):
-        return pictures(name, "train", source, recipe or replace(RECIPES["shapes"], scenes=20))
-
-    monkeypatch.setattr(finetune, "pictures", fewer)
+def few(monkeypatch, forty):
+    """Forty scenes, wherever pictures are asked for."""
+    monkeypatch.setattr(finetune, "pictures", lambda *arguments: forty)
 
 
 def test_saved_in_half_precision_with_a_card_that_is_measured(tmp_path, few):
@@ -210,9 +214,17 @@ def test_even_rows_are_watched_and_odd_rows_tested(monkeypatch):
     assert pictures("tiny-imagenet", "test")[1].tolist() == [1, 3, 5, 7, 9]
 
 
-def test_test_scenes_are_not_training_scenes():
-    recipe = replace(RECIPES["shapes"], scenes=100)
-    images, labels = pictures("shapes", "train", recipe=recipe)
-    assert images.shape == (100, 3, 64, 64) and images.dtype == torch.uint8 and labels.shape == (100,)
-    seeds = {recipe.seed, recipe.seed + 1}
-    assert not seeds & {99, 2000, 2001}
+def test_test_scenes_are_not_training_scenes(monkeypatch):
+    asked = []
+
+    def scenes(n, size, seed, occlusion):
+        asked.append((n, seed, occlusion))
+        return SimpleNamespace(images=np.zeros((n, 8, 8, 3), np.uint8), labels=np.full((n, 1), seed))
+
+    monkeypatch.setattr(shapes, "scenes", scenes)
+    images, labels = pictures("shapes", "train", recipe=replace(RECIPES["shapes"], scenes=100))
+    assert images.shape == (100, 3, 8, 8) and labels.tolist() == [0] * 80 + [1] * 20
+    for split in ("watch", "test", "hidden"):
+        pictures("shapes", split)
+    assert [occlusion for _, _, occlusion in asked] == [0, 0.3, 0, 0, 0.3]
+    assert len({seed for _, seed, _ in asked}) == 5
