@@ -141,12 +141,12 @@ def table_localization(run, name, model, records, about, settings):
     run.save(name, pd.concat(parts), vit, started, data=about, images=len(records), protocol=cards)
 
 
-def table_voc(run):
+def table_voc(run, preset="report", name="voc2012"):
     records = data.voc2012()
     records = records.select(range(run.images(len(records))))
-    presets = {"report": metrics.PRESETS["report"] | LABEL, "chefer": metrics.PRESETS["chefer"] | LABEL}
-    table_localization(run, "voc2012", "vit-tiny-imagenet", records,
-                       "VOC 2012 val, a record for each image and class that the model has", presets)  # fmt: skip
+    table_localization(run, name, "vit-tiny-imagenet", records,
+                       "VOC 2012 val, a record for each image and class that the model has",
+                       {preset: metrics.PRESETS[preset] | LABEL})  # fmt: skip
 
 
 def table_shapes(run):
@@ -482,6 +482,7 @@ JOBS = {
     "tiny-imagenet": table_faithfulness,
     "tiny-imagenet-variants": table_variants,
     "voc2012": table_voc,
+    "voc2012-chefer": lambda run: table_voc(run, "chefer", "voc2012-chefer"),
     "confidence": confidence,
     "classes": classes,
     "heads": heads,

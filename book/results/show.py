@@ -18,6 +18,14 @@ def read(name):
     return pd.read_csv(HERE / f"{name}.csv", keep_default_na=True)
 
 
+def exists(name):
+    """Whether a table was made; says how to make it where not."""
+    made = (HERE / f"{name}.csv").exists()
+    if not made:
+        print(f"{name}.csv was not run yet. Make it with: python book/results/make.py {name}")
+    return made
+
+
 def about(name):
     """Its provenance."""
     return json.loads((HERE / f"{name}.json").read_text())
