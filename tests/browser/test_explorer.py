@@ -113,6 +113,7 @@ def opened(browser, address, **context):
     """The page, loaded and drawn. At the end: nothing failed, no complaint, no other site was asked for anything."""
     context = browser.new_context(**{"viewport": {"width": 1100, "height": 900}, **context})
     page = context.new_page()
+    page.set_default_timeout(90_000)  # a busy machine is slow, not wrong
     problems = []
     home = ("data:", "blob:", "file:") if address.startswith("file:") else ("data:", "blob:", address.rsplit("/", 1)[0])
     page.on("request", lambda r: problems.append(f"asked for {r.url}") if not r.url.startswith(home) else None)
@@ -124,8 +125,7 @@ def opened(browser, address, **context):
     page.goto(address)
     page.wait_for_function(
         """() => document.querySelectorAll('.gmar[data-checksum]').length >=
-                 document.querySelectorAll('script[type="application/vnd.jupyter.widget-view+json"]').length""",
-        timeout=90_000,
+                 document.querySelectorAll('script[type="application/vnd.jupyter.widget-view+json"]').length"""
     )
     yield page
     context.close()
