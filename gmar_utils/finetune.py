@@ -384,10 +384,11 @@ def main(args) -> int:
     kept = train(
         model, processor, *train_on, recipe, out / "training", watch, accumulate=args.accumulate, minutes=args.minutes
     )
-    if PartialState().is_main_process:
-        if kept is None:
-            print(f"Stopped after {args.minutes:g} minutes. The same command goes on from there.")
-            return 0
+    state = PartialState()
+    if state.is_main_process and kept is None:
+        print(f"Stopped after {args.minutes:g} minutes. The same command goes on from there.")
+    elif state.is_main_process:
         for what, numbers in save(kept, processor, words, out, recipe, args.source, run=out / "training").items():
             print(f"{out}: {what}:", ", ".join(f"{k} {v}" for k, v in numbers.items()))
+    state.destroy_process_group()
     return 0

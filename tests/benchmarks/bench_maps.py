@@ -162,7 +162,7 @@ def main():
     pd.DataFrame(rows).to_csv(RESULTS / "bench_maps.csv", index=False, float_format="%.4g")
     pd.DataFrame(memory).to_csv(RESULTS / "bench_memory.csv", index=False, float_format="%.4g")
     record = provenance(
-        wall_seconds=round(time.time() - start), repetitions=repetitions, threads=torch.get_num_threads(),
+        seed=0, wall_time_s=round(time.time() - start), repetitions=repetitions, threads=torch.get_num_threads(),
         left_out=LEFT_OUT,
     )
     (RESULTS / "bench_maps.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -151,7 +151,7 @@ def main():
     pd.DataFrame(rows).to_csv(RESULTS / "bench_metrics.csv", index=False, float_format="%.4g")
     record = provenance(
         wall_time_s=round(time.perf_counter() - start), repetitions=repetitions, threads=torch.get_num_threads(),
-        model="random weights", data="random images", seed=0,
+        models="random weights", data="random images", seed=0,
     )  # fmt: skip
     (RESULTS / "bench_metrics.json").write_text(json.dumps(record, indent=1) + "\n")
 
