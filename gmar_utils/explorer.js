@@ -655,7 +655,7 @@ export async function render({ model, el }) {
         caption = h("span"),
         W = 320,
         Hh = 200,
-        pad = { l: 36, r: 10, t: 10, b: 34 };
+        pad = { l: 46, r: 10, t: 10, b: 34 };
       const chart = svg("svg", { viewBox: `0 0 ${W} ${Hh}`, role: "img", class: "gmar-chart" });
       const play = h("button", { type: "button" }, "Play"),
         hint = h("p", { class: "gmar-hint" });

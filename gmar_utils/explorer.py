@@ -20,6 +20,7 @@ import matplotlib
 import numpy as np
 import torch
 import traitlets
+from PIL import ImageOps
 
 from .capture import probability, trace
 from .explain import explain_many, minmax
@@ -286,8 +287,7 @@ def _pack(vit, key, photo, targets, curves):
     inside = ~vit.to_photo(torch.ones(1, *t.grid), [photo])[0].isnan()
     height, width = inside.shape
     rows, columns = inside.any(1).nonzero()[[0, -1], 0].tolist(), inside.any(0).nonzero()[[0, -1], 0].tolist()
-    picture = read_photo(photo)
-    picture.thumbnail((PHOTO_PIXELS, PHOTO_PIXELS))
+    picture = ImageOps.contain(read_photo(photo).convert("RGB"), (PHOTO_PIXELS, PHOTO_PIXELS))
     jpeg = io.BytesIO()
     picture.save(jpeg, "JPEG", quality=80)
     return PhotoData(
