@@ -482,7 +482,7 @@ def test_deletion_follows_the_slider_and_the_curve(page):
     box = e.view.locator("svg").bounding_box()
     page.mouse.click(box["x"] + 0.97 * box["width"], box["y"] + box["height"] / 2)
     assert e.value("steps") == len(fractions) - 1
-    assert e.data("removed") == patches
+    e.shows(patches, "removed")
     assert pixels(canvas).std((0, 1)).max() < 1  # nothing left of the photo
 
 
