@@ -21,14 +21,6 @@ RECIPE = Recipe(data="shapes", init=TINY, stages=((0.5, 8), (0.5, 16)), epochs=2
 WORDS = ["red", "green", "blue"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def coloured():
     """64 noisy pictures of three colours."""

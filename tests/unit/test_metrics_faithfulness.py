@@ -16,15 +16,6 @@ from gmar_utils import metrics
 from gmar_utils.metrics.imputation import blur, linear
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small lose time to threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def vit():
     torch.manual_seed(0)

@@ -13,14 +13,6 @@ from gmar_utils import explain, metrics, trace
 from gmar_utils.rollout import head_weights
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def vit():
     torch.manual_seed(0)
