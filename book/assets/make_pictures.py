@@ -9,6 +9,7 @@ import matplotlib
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt  # noqa: E402
+from PIL import Image  # noqa: E402
 
 from gmar_utils import METHODS, explain_many, load_model, viz  # noqa: E402
 from gmar_utils.data import cat_and_coffee  # noqa: E402
@@ -17,7 +18,7 @@ HERE = Path(__file__).parent
 SHOWN = ("rollout", "gmar", "legrad", "grad-cam", "chefer")
 
 photo = cat_and_coffee()
-vit = load_model("vit-tiny-imagenet")
+vit = load_model("vit-tiny-imagenet", image_size=(64, 96))
 target = next(i for i, label in enumerate(vit.labels) if label.startswith("espresso"))
 pixels = vit.preprocess(photo)
 maps = explain_many(vit.model, pixels, {METHODS[m].title: (m, {}) for m in SHOWN}, target=target)
@@ -32,8 +33,9 @@ def draw(path, size, shape, dpi, heading=None):
     if heading:
         figure.suptitle(heading, fontsize=26, fontweight="bold")
     figure.savefig(path, metadata={"Software": None})
+    Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)  # a third of the bytes
 
 
 with plt.style.context(viz.STYLE):
-    draw(HERE / "hero.png", (8, 3.0), (2, 3), 130)
+    draw(HERE / "hero.png", (8, 4.0), (2, 3), 130)
     draw(HERE / "social.png", (12.8, 6.4), (2, 3), 100, "Explaining Vision Transformers")

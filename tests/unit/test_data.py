@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gmar_utils import data
+from gmar_utils import data, load_model
 
 WNIDS = [f"n{i:08d}" for i in range(200)]
 REAL = next((p / "shared/data" for p in Path(__file__).parents if (p / "shared/data").is_dir()), None)
@@ -231,3 +231,15 @@ def test_real_voc():
     assert len({*mapped["file"], *apart["file"]}) == 100 and all(mapped["targets"])
     image, mask = (mapped[0][k] for k in ("image", "mask"))
     assert image.size == mask.size and set(np.unique(mask)) <= {0, 1, 255}
+
+
+def test_the_books_pictures_show_what_the_book_says():
+    """vit-tiny-imagenet sees the espresso beside the cat, and vit-shapes sees both shapes of the scene."""
+    picture, (scene, masks) = data.cat_and_coffee(), data.star_and_cross()
+    wide = load_model("vit-tiny-imagenet", image_size=(64, 96))
+    assert picture.size == (450, 300)
+    assert wide.label(wide.model(wide.preprocess(picture)).logits.argmax().item()) == "espresso"
+    vit = load_model("vit-shapes")
+    best = vit.model(vit.preprocess(scene)).logits[0].topk(2).indices.tolist()
+    assert {vit.label(k) for k in best} == set(masks) == {"star", "cross"}
+    assert all(mask.shape == (256, 256) and 0.02 < mask.mean() < 0.2 for mask in masks.values())
