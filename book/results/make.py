@@ -6,6 +6,7 @@ are means, 95 % intervals and verdicts. `--small` takes few images and writes be
 
 import argparse
 import contextlib
+import itertools
 import json
 import time
 from pathlib import Path
@@ -85,26 +86,15 @@ MODELS = {"tiny-imagenet": ("vit-tiny-imagenet", tiny_imagenet), "shapes": ("vit
 
 # Both papers' tables --------------------------------------------------------------------------------------------------
 
-
-MAIN = (
-    "grad-cam",
-    "rollout",
-    "rollout-report",
-    "gmar-none-paper",
-    "gmar-l1-paper",
-    "gmar-l2-paper",
-    "legrad",
-    "random",
-)
 MEASURES = (*engine.FAITHFULNESS, "box")
 ABOUT_TINY = "Tiny-ImageNet validation, odd rows"
 
 
 def table_faithfulness(run):
-    """The GMAR paper's Table 1 on Tiny-ImageNet: the methods that its claims are about."""
+    """The GMAR paper's Table 1 on Tiny-ImageNet, every method and variant."""
     started, vit = time.perf_counter(), load_model("vit-tiny-imagenet")
     records, rows = sample(tiny_imagenet(), run.images(1000)), []
-    methods = {k: engine.DEFAULT_METHODS[k] for k in MAIN}
+    methods = engine.DEFAULT_METHODS
     for first in range(0, len(records), 96):  # a table after each piece, so that a run that is cut off leaves one
         piece = records.select(range(first, min(first + 96, len(records))))
         folder = f"tiny-imagenet/{first:04d}"
@@ -114,19 +104,6 @@ def table_faithfulness(run):
         summary = engine.summarize(pd.concat(rows), methods, engine.DEFAULT_PROTOCOL, SEED)
         run.save("tiny-imagenet", summary, vit, started, data=ABOUT_TINY, images=first + len(piece),
                  protocol=run.cards(folder), precision=run.precision)  # fmt: skip
-
-
-def table_variants(run):
-    """The same for every method and variant, on the first of these images."""
-    started, vit = time.perf_counter(), load_model("vit-tiny-imagenet")
-    records, folder = sample(tiny_imagenet(), run.images(304)), "tiny-imagenet-variants"
-    methods = {k: m for k, m in engine.DEFAULT_METHODS.items() if k not in MAIN}
-    rows = run.evaluate(folder, vit, records, methods=methods, measures=MEASURES).rows
-    main = pd.read_csv(run.work / "tiny-imagenet/rows.csv")
-    main = main[(main["image"] < len(records)) & (main["method"] != engine.BASELINE)]
-    summary = engine.summarize(pd.concat([rows, main]), engine.DEFAULT_METHODS, engine.DEFAULT_PROTOCOL, SEED)
-    run.save(folder, summary, vit, started, data=ABOUT_TINY, images=len(records), protocol=run.cards(folder),
-             precision=run.precision)  # fmt: skip
 
 
 def table_localization(run, name, model, records, about, settings):
@@ -450,7 +427,7 @@ def claims(run):
 # Photos ---------------------------------------------------------------------------------------------------------------
 
 NAMES = {"cat": (30, 31, 32), "coffee": (193,), "rocket": (137,)}  # domestic cats; espresso; projectile
-PIXELS = (64, 112, 128)
+PIXELS = (64, 112, 128)  # of a square, and of the shorter side of the photo's own shape
 
 
 def photos(run):
@@ -459,28 +436,31 @@ def photos(run):
     shown = {name: (data.photo(name), NAMES.get(name, ())) for name in data.PHOTOS}
     for name in ("cat", "coffee"):
         shown[f"cat and coffee: {name}"] = (data.cat_and_coffee(), NAMES[name])
-    for size in PIXELS:
-        vit = load_model("vit-tiny-imagenet", image_size=size)
-        with torch.inference_mode():
-            probabilities = vit.model(vit.preprocess([photo for photo, _ in shown.values()])).logits.softmax(-1)
-        for (photo, (_, ids)), p in zip(shown.items(), probabilities, strict=True):
+    for size, keep in itertools.product(PIXELS, (False, True)):
+        for name, (photo, ids) in shown.items():
+            wide = 8 * round(size * photo.width / photo.height / 8) if keep else size
+            if keep and wide == size:
+                continue  # a square photo
+            vit = load_model("vit-tiny-imagenet", image_size=(size, wide))
+            with torch.inference_mode():
+                p = vit.model(vit.preprocess(photo)).logits[0].softmax(-1)
             order = p.argsort(descending=True).tolist()
-            line = {"photo": photo, "pixels": size, "predicted": vit.label(order[0]),
+            line = {"photo": name, "pixels": f"{size} × {wide}", "predicted": vit.label(order[0]),
                     "probability": 100 * p.max().item()}  # fmt: skip
             if ids:  # the others show nothing that the model has a class for
                 rank = min(order.index(i) for i in ids)
                 line |= {"counts_as_right": ", ".join(map(vit.label, ids)), "best_of_these": vit.label(order[rank]),
                          "its_probability": 100 * p[order[rank]].item(), "its_rank": rank + 1}  # fmt: skip
             lines.append(line)
-    table = pd.DataFrame(lines).astype({"its_rank": "Int64"}).sort_values(["photo", "pixels"])
-    run.save("photos", table, vit, started, data="scikit-image's photos, whole, resized to a square", images=len(shown))
+    table = pd.DataFrame(lines).astype({"its_rank": "Int64"}).sort_values("photo", kind="stable")
+    about = "scikit-image's photos, whole: resized to a square (height × width), and in their own shape"
+    run.save("photos", table, vit, started, data=about, images=len(shown))
 
 
 JOBS = {
     "photos": photos,
     "shapes": table_shapes,
     "tiny-imagenet": table_faithfulness,
-    "tiny-imagenet-variants": table_variants,
     "voc2012": table_voc,
     "voc2012-chefer": lambda run: table_voc(run, "chefer", "voc2012-chefer"),
     "confidence": confidence,
