@@ -1,11 +1,17 @@
 """Reads the tables in this folder for the chapters; nothing is computed here that the tables do not hold."""
 
+import html
 import json
+import re
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
+import seaborn
 from claims import HOLDS, NOT, OPEN
-from IPython.display import Markdown
+from IPython.display import HTML, Markdown, display
+from matplotlib.colors import ListedColormap
+from matplotlib.patches import Patch
 
 from gmar_utils.evaluate import COLUMNS, to_markdown
 
@@ -31,29 +37,45 @@ def about(name):
     return json.loads((HERE / f"{name}.json").read_text())
 
 
-def origin(name):
-    """Its provenance in one line, to print under a table."""
-    p = about(name)
-    shown = [f"{name}.csv", p.get("model"), p.get("weights_sha256", "")[:12], p.get("data"),
-             f"{p['images']} images" if "images" in p else None, p.get("precision"), p["device"], p["date"][:10],
-             f"commit {p['commit'][:10]}" if p.get("commit") else None, f"{p['wall_time_s']} s"]  # fmt: skip
-    print(" · ".join(str(s) for s in shown if s))
+def origin(*names):
+    """The provenance of tables, a line each, to show with them."""
+    for name in names:
+        p = about(name)
+        shown = [f"{name}.csv", p.get("model"), p.get("weights_sha256", "")[:12], p.get("data"),
+                 f"{p['images']} images" if "images" in p else None, p.get("precision"), p["device"], p["date"][:10],
+                 f"commit {p['commit'][:10]}" if p.get("commit") else None, f"{p['wall_time_s']} s"]  # fmt: skip
+        _small(" · ".join(str(part) for part in shown if part))
 
 
-def summary(name, setting=None, methods=None):
+def protocol(name):
+    """The protocol of each metric in a table, one line for those that share it."""
+    for card in dict.fromkeys(about(name)["protocol"].values()):
+        _small(card)
+
+
+def _small(line):
+    display(HTML(f"<p style='font-size: 0.85em; margin: 0.2em 0'>{html.escape(line)}</p>"))
+
+
+def summary(name, setting=None, metrics=None):
     """A summary of `gmar evaluate` as its Markdown tables, with the protocol under them."""
     table, cards = read(name), about(name).get("protocol", {})
     if setting:
         table, cards = table[table["setting"] == setting].drop(columns="setting"), cards[setting]
-    if methods:
-        table = table[table["method"].isin([*methods, "(baseline)"])]
-    return Markdown(to_markdown(table, cards))
+    if metrics:
+        table = table[table["metric"].isin(metrics)]
+    return Markdown(_unbroken(to_markdown(table, cards)))
+
+
+def _unbroken(text):
+    """Intervals that no line break cuts."""
+    return re.sub(r"(\[\S+,) (\S+\])", "\\1\u00a0\\2", text)
 
 
 def means(table, rows="method", columns="metric", digits=2, value="mean", low="low", high="high"):
     """Mean [95 % interval] as text, in the order of the table."""
     text = [
-        f"{m:.{digits}f} [{a:.{digits}f}, {b:.{digits}f}]"
+        _unbroken(f"{m:.{digits}f} [{a:.{digits}f}, {b:.{digits}f}]")
         for m, a, b in zip(table[value], table[low], table[high], strict=True)
     ]
     wide = table.assign(text=text).pivot(index=rows, columns=columns, values="text")
@@ -83,8 +105,9 @@ def parts(source, claim=None):
     """Every measured difference behind the verdicts, with its interval."""
     table = read("claims")
     table = table[(table["source"] == source) & (table["claim"].eq(claim) if claim else True)]
-    shown = table.assign(difference=[f"{r.mean:+.2f} [{r.low:+.2f}, {r.high:+.2f}]" if r.images else "not run"
-                                     for r in table[["mean", "low", "high", "images"]].itertuples()])  # fmt: skip
+    text = [_unbroken(f"{r.mean:+.2f} [{r.low:+.2f}, {r.high:+.2f}]") if r.images else "not run"
+            for r in table[["mean", "low", "high", "images"]].itertuples()]  # fmt: skip
+    shown = table.assign(difference=text)
     return shown[["claim", "part", "difference", "images", "verdict"]].reset_index(drop=True)
 
 
@@ -93,3 +116,57 @@ def tally(source):
     verdicts = claims(source)["verdict"]
     count = {k: int((verdicts == k).sum()) for k in (HOLDS, NOT, OPEN)}
     print(f"{len(verdicts)} claims: {count[HOLDS]} hold here, {count[NOT]} do not, {count[OPEN]} cannot be told.")
+
+
+# Sensitivity: one choice changed at a time ----------------------------------------------------------------------------
+
+COLOURS = {HOLDS: "#0072B2", OPEN: "#D9D9D9", NOT: "#D55E00"}
+
+
+def choices(name):
+    """A sensitivity table with a readable setting ("alpha 4") and pair ("gmar > rollout") in each line."""
+    table = read(name)
+    setting = table["factor"] + table["value"].map(lambda v: "" if pd.isna(v) else f" {v}")
+    return table.assign(setting=setting, pair=table["a"] + " > " + table["b"])
+
+
+def survey(name, metrics=("average_drop", "average_increase", "insertion", "deletion")):
+    """One cell for each setting (rows), metric (panels) and pair of methods (columns): who is better there? Returns the
+    figure. An empty cell: the setting does not touch that metric."""
+    table, code = choices(name), {HOLDS: 0, OPEN: 1, NOT: 2}
+    settings, pairs = table["setting"].unique(), table["pair"].unique()
+    figure, axes = plt.subplots(1, len(metrics), figsize=(11, 0.28 * len(settings) + 2.2), sharey=True)
+    for ax, metric in zip(axes, metrics, strict=True):
+        part = table[table["metric"] == metric].assign(code=lambda t: t["verdict"].map(code))
+        wide = part.pivot(index="setting", columns="pair", values="code").reindex(index=settings, columns=pairs)
+        seaborn.heatmap(
+            wide, vmin=0, vmax=2, cmap=ListedColormap([*COLOURS.values()]), cbar=False, linewidths=1.5, ax=ax
+        )
+        ax.set(title=arrow(metric), xlabel="", ylabel="")
+        ax.tick_params(length=0)
+    labels = ("first is better", "cannot be told", "second is better")
+    patches = [Patch(color=c, label=x) for c, x in zip(COLOURS.values(), labels, strict=True)]
+    figure.legend(handles=patches, loc="outside upper right", ncols=3)
+    return figure
+
+
+def survivors(name):
+    """The pairs and metrics with one and the same clear verdict in every setting of a table."""
+    found = (
+        choices(name)
+        .groupby(["metric", "pair"], sort=False)
+        .agg(verdicts=("verdict", lambda v: tuple(dict.fromkeys(v))), settings=("verdict", "size"))
+    )
+    better = found["verdicts"].map({(HOLDS,): "the first", (NOT,): "the second"})
+    same = found.assign(better=better).dropna(subset="better").drop(columns="verdicts").reset_index()
+    return same.assign(metric=same["metric"].map(arrow))
+
+
+def weights_help(*names):
+    """In how many settings GMAR is better than itself at equal head weights, or worse: a row for each table."""
+    rows = {}
+    for name in names:
+        part = choices(name).query("pair == 'gmar > uniform'")
+        rows[name.removeprefix("sensitivity-")] = {"better": (part["verdict"] == HOLDS).sum(),
+            "cannot be told": (part["verdict"] == OPEN).sum(), "worse": (part["verdict"] == NOT).sum()}  # fmt: skip
+    return pd.DataFrame(rows).T
