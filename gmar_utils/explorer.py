@@ -22,7 +22,7 @@ import torch
 import traitlets
 from PIL import ImageOps
 
-from .capture import probability, trace
+from .capture import logits_of, probability, trace
 from .explain import explain_many, minmax
 from .metrics import deletion
 from .models import Vit, load_model
@@ -31,7 +31,7 @@ from .rollout import VARIANTS, head_weights, weighted_rollout
 
 NORMS = ("l1", "l2", None)
 SHOW = ("map", "heads", "compare", "deletion")
-PHOTO_PIXELS = 352  # longer side of the picture in the page
+PHOTO_PIXELS = 480  # longer side of the picture in the page
 STEPS = 16  # of the deletion curves
 
 # Maps that do not follow the sliders, for comparison and deletion: label → (method, options).
@@ -271,17 +271,22 @@ def pack(model, photos, targets: int | Sequence[int] = 3, curves: bool = False) 
 
 def _pack(vit, key, photo, targets, curves):
     pixels = vit.preprocess([photo])
-    first = trace(vit.model, pixels, gradients=False)
-    classes = torch.arange(first.logits.shape[1], device=first.logits.device)
-    chances = torch.stack([probability(vit.model, first.logits, c[None])[0] for c in classes])
-    ranked = chances.argsort(descending=True, stable=True)
-    top = ranked[:targets] if isinstance(targets, int) else classes[list(targets)]
+    with torch.no_grad():
+        logits = logits_of(vit.model(pixels))
+    ranked = logits[0].argsort(descending=True, stable=True)
+    top = ranked[:targets] if isinstance(targets, int) else torch.tensor(targets, device=ranked.device)
     many = pixels.expand(len(top), *pixels.shape[1:])
     t = trace(vit.model, many, target=top)
+    chances = probability(vit.model, t.logits, top)
     weights = torch.stack([torch.stack(head_weights(t.gradients, n), 1) for n in NORMS[:2]], 1)
-    maps = explain_many(vit.model, many, METHODS_SHOWN, target=top, upsample=False)
-    steps = min(STEPS, t.grid[0] * t.grid[1])
-    found = [deletion(vit.model, many, m, target=top, steps=steps) for m in maps.values()] if curves else []
+    maps = torch.stack(list(explain_many(vit.model, many, METHODS_SHOWN, target=top, upsample=False).values()), 1)
+    found = None
+    if curves:  # every class and method in one batch
+        rows, m = maps.flatten(0, 1), maps.shape[1]
+        found = deletion(
+            vit.model, pixels.expand(len(rows), *pixels.shape[1:]), rows, target=top.repeat_interleave(m),
+            steps=min(STEPS, t.grid[0] * t.grid[1]),
+        )  # fmt: skip
     attention = torch.stack([a[0] for a in t.attentions]).cpu().numpy()
     codes = quantise(attention)
     inside = ~vit.to_photo(torch.ones(1, *t.grid), [photo])[0].isnan()
@@ -299,18 +304,21 @@ def _pack(vit, key, photo, targets, curves):
             "crop": [columns[0] / width, rows[0] / height, (columns[1] + 1) / width, (rows[1] + 1) / height],
             "fill": [round(255 * m) for m in vit.processor.image_mean],  # what zero in normalised space looks like
             "targets": top.tolist(),
-            "target_names": [f"{vit.label(k)} {100 * chances[k]:.{int(chances[k] < 0.095)}f} %" for k in top.tolist()],
+            "target_names": [
+                f"{vit.label(k)} {100 * c:.{int(c < 0.095)}f} %"
+                for k, c in zip(top.tolist(), chances.tolist(), strict=True)
+            ],
             "methods": list(METHODS_SHOWN),
             "calls": [", ".join([f'"{m}"', *(f"{k}={v!r}" for k, v in o.items())]) for m, o in METHODS_SHOWN.values()],
-            "fractions": found[0].fractions.tolist() if found else [],
+            "fractions": found.fractions.tolist() if found else [],
             "error": _error(t, codes),
         },
         image=jpeg.getvalue(),
         attention=zlib.compress(codes.tobytes(), 9),
         readout=_bytes(t.readout),
         weights=_bytes(weights),
-        maps=_bytes(torch.stack(list(maps.values()), 1)),
-        curves=_bytes(torch.stack([c.scores for c in found], 1)) if found else b"",
+        maps=_bytes(maps),
+        curves=_bytes(found.scores) if found else b"",
     )
 
 

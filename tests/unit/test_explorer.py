@@ -140,7 +140,7 @@ def test_what_the_page_holds(vit, photos, packed):
     curve = metrics.deletion(vit.model, pixels, m, target=top[1], steps=16)
     assert np.allclose(curves[1, 3], curve.scores[0], atol=1e-5)
     assert np.allclose(p.info["fractions"], curve.fractions)
-    assert Image.open(io.BytesIO(p.image)).size == (352, 264) and p.info["crop"] == [0, 0, 1, 1]
+    assert Image.open(io.BytesIO(p.image)).size == (480, 360) and p.info["crop"] == [0, 0, 1, 1]
     assert p.info["fill"] == [128] * 3
 
 
