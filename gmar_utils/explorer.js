@@ -9,7 +9,7 @@ const VARIANTS = ["paper", "report", "output-first"];
 
 // One byte q an entry, each row scaled to its own maximum. Rows of attention sum to 1, which gives the scale back:
 // a = q² / Σ q².
-export function dequantise(q, N) {
+function dequantise(q, N) {
   const a = new Float32Array(q.length);
   for (let row = 0; row < q.length; row += N) {
     let sum = 0;
@@ -20,7 +20,7 @@ export function dequantise(q, N) {
 }
 
 // Head weights with the muted heads at 0 and the others of a layer summing to 1. A layer without heads is not active.
-export function mute(weights, L, H, muted) {
+function mute(weights, L, H, muted) {
   const w = Float64Array.from(weights),
     active = [];
   for (const [layer, head] of muted) w[(layer - 1) * H + head - 1] = 0;
@@ -34,7 +34,7 @@ export function mute(weights, L, H, muted) {
 }
 
 // Â of every layer: the heads' attention added up with their weights.
-export function fuse(a, [L, H, N], w) {
+function fuse(a, [L, H, N], w) {
   const fused = new Float64Array(L * N * N);
   for (let l = 0; l < L; l++)
     for (let h = 0; h < H; h++) {
@@ -47,7 +47,7 @@ export function fuse(a, [L, H, N], w) {
 }
 
 // Token scores, the row v₀ carried through the layers; see weighted_rollout in rollout.py for what the variants mean.
-export function rollout(fused, N, layers, readout, alpha, variant) {
+function rollout(fused, N, layers, readout, alpha, variant) {
   let v = Float64Array.from(readout);
   for (const l of variant === "output-first" ? [...layers].reverse() : layers) {
     const next = new Float64Array(N),
@@ -63,17 +63,17 @@ export function rollout(fused, N, layers, readout, alpha, variant) {
   return v;
 }
 
-export function minmax(values) {
+function minmax(values) {
   const low = Math.min(...values),
     range = Math.max(...values) - low;
   return Float64Array.from(values, (x) => (range > 0 ? (x - low) / range : 0));
 }
 
 // Where a map lies, as one number: tests compare it with NumPy's.
-export const checksum = (m) => m.reduce((s, x, k) => s + x * (k + 1), 0) / ((m.length * (m.length + 1)) / 2);
+const checksum = (m) => m.reduce((s, x, k) => s + x * (k + 1), 0) / ((m.length * (m.length + 1)) / 2);
 
-// A probability in percent, small ones with more digits.
-const percent = (p) => (100 * p).toFixed(p < 0.0095 ? 2 : p < 0.095 ? 1 : 0);
+// A probability in percent, small ones with more digits; the sign stays on its number's line.
+const percent = (p) => `${(100 * p).toFixed(p < 0.0095 ? 2 : p < 0.095 ? 1 : 0)}\u00a0%`;
 
 const highestFirst = (m) => [...m.keys()].sort((i, j) => m[j] - m[i] || i - j);
 
@@ -343,7 +343,7 @@ export async function render({ model, el }) {
     map() {
       const canvas = picture(),
         caption = h("span"),
-        say = h("p", { class: "gmar-hint" });
+        say = h("p");
       const presets = model.get("presets"),
         buttons = presets.map((p) => h("button", { type: "button", onclick: () => set(p.state) }, p.label));
       const update = () => {
@@ -383,7 +383,7 @@ export async function render({ model, el }) {
         look = picture();
       const board = h("div", { class: "gmar-board", role: "group", "aria-label": "Head weights" });
       const lookCaption = h("span"),
-        hint = h("p", { class: "gmar-hint" });
+        hint = h("p");
       let solo = false,
         shape = "",
         hover = null;
@@ -414,8 +414,8 @@ export async function render({ model, el }) {
         board.style.gridTemplateColumns = `auto repeat(${photo.H}, minmax(24px, 1fr))`;
         board.classList.toggle("gmar-dense", photo.H > 8);
         board.replaceChildren(
-          h("span", { "aria-hidden": "true" }),
-          ...Array.from({ length: photo.H }, (_, i) => h("span", { "aria-hidden": "true" }, `h${i + 1}`)),
+          h("span", { "aria-hidden": "true" }, "head"),
+          ...Array.from({ length: photo.H }, (_, i) => h("span", { "aria-hidden": "true" }, i + 1)),
         );
         for (let l = 1; l <= photo.L; l++) {
           board.append(h("span", { "aria-hidden": "true" }, `layer ${l}`));
@@ -584,6 +584,7 @@ export async function render({ model, el }) {
         "aria-label": "Swipe between the two maps",
       });
       const bar = h("span", { class: "gmar-bar" });
+      let words = "";
       swipe.addEventListener("input", () => schedule());
       const chosen = (i) =>
         i === 0 ? state.map : i === 1 ? state.mapOf(cache.even()) : Float64Array.from(photo.map(state.t, i - 2));
@@ -607,17 +608,17 @@ export async function render({ model, el }) {
             data.set(x < 0 ? [70, 150, 255, -255 * x] : [255, 150, 30, 255 * x], k);
           },
         );
+        const strongest = maps.map((m) => place(highestFirst(m)[0]));
         ids.forEach((i, n) => {
           captions[n].textContent = label(i);
-          canvases[n].setAttribute("aria-label", `${label(i)}, strongest patch ${place(highestFirst(maps[n])[0])}`);
+          canvases[n].setAttribute("aria-label", `${label(i)}, strongest patch ${strongest[n]}`);
         });
         captions[2].textContent = "Difference";
         scale[0].textContent = `left +${most.toFixed(2)}`;
         scale[1].textContent = `right +${most.toFixed(2)}`;
-        difference.setAttribute(
-          "aria-label",
-          `Right minus left. Largest difference ${most.toFixed(2)}, at ${place(highestFirst(d.map(Math.abs))[0])}.`,
-        );
+        const furthest = `Largest difference ${most.toFixed(2)}: ${place(highestFirst(d.map(Math.abs))[0])}.`;
+        difference.setAttribute("aria-label", `Right minus left. ${furthest}`);
+        words = `Strongest patch: left ${strongest[0]}; right ${strongest[1]}. ${furthest}`;
         under.setAttribute("aria-label", `${label(ids[0])} left of the handle, ${label(ids[1])} right of it`);
         topLeft.style.clipPath = `inset(0 ${100 - swipe.value}% 0 0)`;
         bar.style.left = `${swipe.value}%`;
@@ -629,11 +630,10 @@ export async function render({ model, el }) {
       over.append(bar, swipe);
       const code = () =>
         `left = ${choiceCode(model.get("left"))}\nright = ${choiceCode(model.get("right"))}\ndifference = right - left`;
-      const say = () => `${canvases[0].ariaLabel}. ${canvases[1].ariaLabel}. ${difference.ariaLabel}`;
       return {
         update,
         code,
-        say,
+        say: () => words,
         el: h(
           "section",
           { class: "gmar-compare" },
@@ -644,7 +644,7 @@ export async function render({ model, el }) {
             captions[2],
             legend(scale[0], scale[1], "linear-gradient(to right, #4696ff, #8888, #ff961e)"),
           ),
-          h("figure", {}, over, h("figcaption", {}, "Swipe: left map | right map")),
+          h("figure", {}, over, h("figcaption", {}, "Swipe: left map, right map")),
         ),
       };
     },
@@ -658,7 +658,18 @@ export async function render({ model, el }) {
         pad = { l: 46, r: 10, t: 10, b: 34 };
       const chart = svg("svg", { viewBox: `0 0 ${W} ${Hh}`, role: "img", class: "gmar-chart" });
       const play = h("button", { type: "button" }, "Play"),
-        hint = h("p", { class: "gmar-hint" });
+        key = h("ul", { class: "gmar-curves", role: "list" });
+      const hint = "Area under each curve, in percent. Lower means that the map found the patches that matter.";
+      // two methods that share a colour (GMAR with two norms): the second one's line is dashed
+      const line = (i, points, width) =>
+        svg("polyline", {
+          points,
+          fill: "none",
+          stroke: photo.colours[i],
+          "stroke-width": width,
+          "stroke-dasharray": photo.colours.indexOf(photo.colours[i]) < i ? "5 3" : "none",
+        });
+      const area = (c) => (100 * c.reduce((s, p, k) => s + p * (k % steps() ? 1 : 0.5), 0)) / steps();
       let timer = null;
       const stop = () => {
         clearInterval(timer);
@@ -710,34 +721,37 @@ export async function render({ model, el }) {
         const top = Math.max(...photo.methods.flatMap((_, i) => [...photo.curve(state.t, i)]));
         const x = (s) => pad.l + (s / S) * (W - pad.l - pad.r),
           y = (p) => Hh - pad.b - (p / top) * (Hh - pad.t - pad.b);
-        const line = (i) =>
+        const points = (i) =>
           [...photo.curve(state.t, i)].map((p, s) => `${x(s).toFixed(1)},${y(p).toFixed(1)}`).join(" ");
         const text = (tx, ty, anchor, words) => svg("text", { x: tx, y: ty, "text-anchor": anchor }, words);
         chart.replaceChildren(
           svg("path", { d: `M${pad.l} ${pad.t}V${Hh - pad.b}H${W - pad.r}`, class: "gmar-axis" }),
-          ...photo.methods.map((_, i) => svg("polyline", { points: line(i), class: "gmar-other" })),
-          svg("polygon", { points: `${x(0)},${y(0)} ${line(m)} ${x(S)},${y(0)}`, class: "gmar-area" }),
-          svg("polyline", { points: line(m), class: "gmar-line" }),
+          svg("polygon", { points: `${x(0)},${y(0)} ${points(m)} ${x(S)},${y(0)}`, fill: photo.colours[m], opacity: 0.2 }),
+          ...[...photo.methods.keys()].filter((i) => i !== m).map((i) => line(i, points(i), 1.5)),
+          line(m, points(m), 3.5),
           svg("path", { d: `M${x(step)} ${pad.t}V${Hh - pad.b}`, class: "gmar-axis" }),
-          svg("circle", { cx: x(step), cy: y(curve[step]), r: 6, class: "gmar-dot" }),
+          svg("circle", { cx: x(step), cy: y(curve[step]), r: 6, fill: photo.colours[m], class: "gmar-dot" }),
           text(pad.l - 5, y(0), "end", "0"),
-          text(pad.l - 5, y(top) + 4, "end", `${percent(top)} %`),
+          text(pad.l - 5, y(top) + 4, "end", percent(top)),
           text(pad.l, Hh - pad.b + 14, "start", "0"),
           text(W - pad.r, Hh - pad.b + 14, "end", "100 %"),
           text((W + pad.l) / 2, Hh - 4, "middle", "patches removed"),
         );
         const share = Math.round((100 * gone) / patches);
-        const fact = `${share} % of the patches removed: probability ${percent(curve[step])} %`;
+        const fact = `${share}\u00a0% of the patches removed: probability ${percent(curve[step])}`;
         caption.textContent = fact;
         canvas.setAttribute("aria-label", `${photo.name}, ${fact}`);
         chart.setAttribute("aria-label", `Deletion curve of ${photo.methods[m]} for ${name()}. ${fact}.`);
-        const auc = (i) => {
-          const c = photo.curve(state.t, i);
-          return c.reduce((s, p, k) => s + p * (k === 0 || k === S ? 0.5 : 1), 0) / S;
-        };
-        hint.textContent =
-          `Area under this curve: ${(100 * auc(m)).toFixed(2)}. ` +
-          "Lower means that the map found the patches that matter. Thin lines: the other methods.";
+        key.replaceChildren(
+          ...photo.methods.map((name, i) =>
+            h(
+              "li",
+              { "aria-current": i === m ? "true" : null },
+              svg("svg", { viewBox: "0 0 24 8", "aria-hidden": "true" }, line(i, "0,4 24,4", i === m ? 3.5 : 2)),
+              `${name} ${area(photo.curve(state.t, i)).toFixed(1)}`,
+            ),
+          ),
+        );
         play.hidden = calm.matches;
         play.textContent = timer ? "Pause" : "Play";
         el.dataset.probability = curve[step].toFixed(7);
@@ -757,7 +771,14 @@ export async function render({ model, el }) {
           "section",
           { class: "gmar-deletion" },
           figure(canvas, caption),
-          h("div", {}, chart, h("div", { class: "gmar-buttons" }, play), hint),
+          h(
+            "div",
+            {},
+            chart,
+            h("div", { class: "gmar-buttons" }, play),
+            key,
+            h("p", { class: "gmar-key" }, hint),
+          ),
         ),
       };
     },

@@ -28,6 +28,7 @@ from .metrics import deletion
 from .models import Vit, load_model
 from .photos import read_photo
 from .rollout import VARIANTS, head_weights, weighted_rollout
+from .viz import style
 
 NORMS = ("l1", "l2", None)
 SHOW = ("map", "heads", "compare", "deletion")
@@ -61,7 +62,7 @@ PRESETS = (
         "label": "α = 10",
         "state": {"alpha": 10.0, "norm": 0, "variant": 0},
         "say": "The residual path rules: this is close to the map for α → ∞. Now choose the variant ‘report’ and move "
-        "α again: there it matters.",
+        "α again: there it changes more.",
     },
     {
         "label": "equal heads",
@@ -197,7 +198,7 @@ def explore(
         script=_script(),
         magma=(255 * matplotlib.colormaps["magma"](np.arange(256))[:, :3]).round().astype(np.uint8).tobytes(),
         presets=[dict(p) for p in PRESETS],
-        choices=["These settings", "Same, equal heads", *info["methods"]],
+        choices=["Your settings", "Equal heads", *info["methods"]],
         target_names=info["target_names"],
         layers=[1, depth],
         look=depth,
@@ -309,6 +310,7 @@ def _pack(vit, key, photo, targets, curves):
                 for k, c in zip(top.tolist(), chances.tolist(), strict=True)
             ],
             "methods": list(METHODS_SHOWN),
+            "colours": [style(m).color for m in METHODS_SHOWN],
             "calls": [", ".join([f'"{m}"', *(f"{k}={v!r}" for k, v in o.items())]) for m, o in METHODS_SHOWN.values()],
             "fractions": found.fractions.tolist() if found else [],
             "error": _error(t, codes),

@@ -1,5 +1,6 @@
 """One Chromium for all browser tests, on the built book, opened from disk as a reader without network would."""
 
+import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -33,8 +34,11 @@ def browser():
     path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
         missing("there is no Chromium: apt-get install chromium, or set CHROMIUM to one")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
+    if importlib.util.find_spec("playwright") is None:
+        missing("there is no playwright: pip install -r requirements.txt")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser
         browser.close()

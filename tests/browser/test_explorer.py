@@ -8,6 +8,7 @@ import base64
 import contextlib
 import functools
 import http.server
+import importlib.util
 import io
 import json
 import os
@@ -32,7 +33,7 @@ from gmar_utils import explorer
 from gmar_utils.explain import minmax
 from gmar_utils.rollout import VARIANTS
 
-from .conftest import HTML
+from .conftest import HTML, missing
 from .test_pages import AXE, violations
 
 WIDGETS = Path(__file__).parents[2] / "book" / "assets" / "vendor" / "widgets"
@@ -103,7 +104,7 @@ def address(request, small, server):
     if request.param == "book-file":
         chapter = HTML / "notebooks" / "explore.html"
         if not chapter.exists():
-            pytest.skip("the book has no chapter 'Explore' yet: run `make book`")
+            missing("the book has no chapter 'Explore': run `make book`")
         return chapter.as_uri()
     return server if request.param == "small-http" else (small / "index.html").as_uri()
 
@@ -610,7 +611,7 @@ def test_every_live_picture_has_a_still_one(html):
     """A reader without JavaScript finds a figure below every explorer."""
     chapter = html / "notebooks" / "explore.html"
     if not chapter.exists():
-        pytest.skip("the book has no chapter 'Explore' yet: run `make book`")
+        missing("the book has no chapter 'Explore': run `make book`")
     text = re.sub(r"<script[^>]*widget-view.*?</script>", "LIVE", chapter.read_text(encoding="utf8"), flags=re.S)
     places = text.split("LIVE")[1:]
     assert len(places) >= 5
@@ -630,8 +631,9 @@ def free_port():
 @pytest.mark.slow
 def test_live_in_jupyterlab(browser, tmp_path):
     """The same widget with a kernel: the view recomputes, and the kernel's traits follow."""
-    pytest.importorskip("jupyterlab")
-    source = MODEL + "packed = explorer.pack(vit, photos)\nui = explorer.explore(packed)\nui"
+    if importlib.util.find_spec("jupyterlab") is None:
+        missing("there is no JupyterLab: pip install -r requirements.txt")
+    source = MODEL + 'ui = explorer.explore(vit, photos, show=("map", "heads"))\nui'
     cells = [source, "print('KERNEL', ui.view.arguments(), ui.view.photo)"]
     notebook = {
         "cells": [
@@ -660,7 +662,10 @@ def test_live_in_jupyterlab(browser, tmp_path):
             time.sleep(0.5)
         context = browser.new_context(viewport={"width": 1300, "height": 1200})
         page = context.new_page()
-        off_site, here = [], (base, "data:", "blob:", "ws:")
+        off_site, here = [], (base, "data:", "blob:", base.replace("http", "ws"))
+        errors = []
+        page.on("pageerror", lambda e: errors.append(str(e)))
+        page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
         page.on("request", lambda r: None if r.url.startswith(here) else off_site.append(r.url))
         page.goto(f"{base}/lab/tree/live.ipynb?reset")
         page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
@@ -681,6 +686,14 @@ def test_live_in_jupyterlab(browser, tmp_path):
             page.keyboard.press("ArrowRight")
         explorer_box.get_by_role("combobox", name="photo").select_option(index=1)
         explorer_box.get_by_role("combobox", name="head weights").select_option(label="L2 norm")
+        view.locator('[data-head="4,2"]').click()
+        handle = explorer_box.get_by_role("slider", name="layers, first")
+        handle.scroll_into_view_if_needed()
+        at = handle.bounding_box()
+        page.mouse.move(at["x"] + at["width"] / 2, at["y"] + at["height"] / 2)
+        page.mouse.down()
+        page.mouse.move(at["x"] + at["width"] / 2 + 80, at["y"] + at["height"] / 2, steps=8)
+        page.mouse.up()
         page.wait_for_timeout(1500)
         shown = float(view.get_attribute("data-checksum"))
         assert shown != float(before)
@@ -689,8 +702,10 @@ def test_live_in_jupyterlab(browser, tmp_path):
         output.wait_for(timeout=60_000)
         words = output.inner_text()
         assert "'alpha': 1.25" in words and "'variant': 'report'" in words and "'norm': 'l2'" in words
+        assert "'layers': (2, 4)" in words and "'muted': [(4, 2)]" in words
         assert words.strip().endswith("1")
         assert not off_site
+        assert not errors
         space = {}
         exec(MODEL, space)
         arguments = eval(words.strip().removeprefix("KERNEL").strip().rsplit(" ", 1)[0])
