@@ -1,5 +1,5 @@
 // The view behind gmar_utils.explorer: one ES module, the same in Jupyter, on Colab and in the static book (anywidget).
-// Every number of a map is computed here from the photo's 8-bit attention, so that no kernel and no network is needed.
+// Every number of a map is computed here from the photo's attention, so that no kernel and no network is needed.
 
 const NORMS = ["l1", "l2", null],
   NORM_NAMES = ["L1", "L2", "no head weights"];
@@ -7,14 +7,16 @@ const VARIANTS = ["paper", "report", "output-first"];
 
 // ---------------------------------------------------------------------------------------------- numbers (no DOM)
 
-// One byte q an entry, each row scaled to its own maximum. Rows of attention sum to 1, which gives the scale back:
-// a = q² / Σ q².
-function dequantise(q, N) {
-  const a = new Float32Array(q.length);
+// One byte q an entry, stored as the difference to the entry above, and each row scaled to its own maximum. Rows of
+// attention sum to 1, which gives the scale back: a = q^1.5 / Σ q^1.5.
+function dequantise(stored, N) {
+  const q = Uint8Array.from(stored),
+    a = new Float32Array(q.length);
   for (let row = 0; row < q.length; row += N) {
+    if (row % (N * N)) for (let j = row; j < row + N; j++) q[j] += q[j - N];
     let sum = 0;
-    for (let j = row; j < row + N; j++) sum += q[j] * q[j];
-    for (let j = row; j < row + N; j++) a[j] = (q[j] * q[j]) / sum;
+    for (let j = row; j < row + N; j++) sum += a[j] = q[j] * Math.sqrt(q[j]);
+    for (let j = row; j < row + N; j++) a[j] /= sum;
   }
   return a;
 }
@@ -852,7 +854,7 @@ export async function render({ model, el }) {
     const best = highestFirst(state.map)[0];
     note.textContent =
       last.code === undefined
-        ? "The page keeps attention in 8 bits. That moves these maps by at most " +
+        ? "The page keeps attention in one byte an entry. That moves these maps by at most " +
           `${(100 * photo.error).toFixed(1)} % of their range.`
         : "";
     el.dataset.checksum = checksum(state.map).toFixed(7);

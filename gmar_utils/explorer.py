@@ -3,8 +3,8 @@
     ui = explore(vit, {"cat": cat, "coffee": coffee})         # α, norm, variant, class, layers, opacity
     packed = pack(vit, photos); explore(packed, show="heads") # several views of one set of photos: packed once
 
-The page computes the maps itself, from the photo's attention in 8 bits and exact head weights. `state_map` is the same
-picture as a plain function call; 'As code' under each view writes that call.
+The page computes the maps itself, from the photo's attention (a byte an entry) and exact head weights. `state_map` is
+the same picture as a plain function call; 'As code' under each view writes that call.
 """
 
 import functools
@@ -32,8 +32,9 @@ from .viz import style
 
 NORMS = ("l1", "l2", None)
 SHOW = ("map", "heads", "compare", "deletion")
-PHOTO_PIXELS = 480  # longer side of the picture in the page
+PHOTO_PIXELS = 416  # longer side of the picture in the page
 STEPS = 16  # of the deletion curves
+LEVELS = 100  # of attention in the page: more make it larger, and its maps hardly more exact
 
 # Maps that do not follow the sliders, for comparison and deletion: label → (method, options).
 METHODS_SHOWN = {
@@ -86,9 +87,10 @@ def _text(name):
 
 
 class Script(widgets.Widget):
-    """explorer.js, once for all views: saved in each of them it would take 150 kB of a page with five."""
+    """The view's script and style, once for all views: a page with five would hold them five times."""
 
     code = traitlets.Unicode(_text("explorer.js")).tag(sync=True)
+    style = traitlets.Unicode(_text("explorer.css")).tag(sync=True)
 
 
 @functools.cache
@@ -101,7 +103,7 @@ class PhotoData(widgets.Widget):
 
     info = traitlets.Dict().tag(sync=True)
     image = traitlets.Bytes().tag(sync=True)  # JPEG
-    attention = traitlets.Bytes().tag(sync=True)  # uint8 (L, H, N, N), see quantise; deflated
+    attention = traitlets.Bytes().tag(sync=True)  # uint8 (L, H, N, N), quantise; rows less the row above; deflated
     readout = traitlets.Bytes().tag(sync=True)  # float32 (N,)
     weights = traitlets.Bytes().tag(sync=True)  # float32 (targets, 2 norms, L, H)
     maps = traitlets.Bytes().tag(sync=True)  # float32 (targets, methods, R·C)
@@ -118,11 +120,16 @@ class ExplorerView(anywidget.AnyWidget):
 
     _esm = """export default { async render(context) {
         const id = context.model.get("script").replace("IPY_MODEL_", "");
-        const code = (await context.model.widget_manager.get_model(id)).get("code");
-        const address = URL.createObjectURL(new Blob([code], { type: "text/javascript" }));
+        const shared = await context.model.widget_manager.get_model(id);
+        if (!document.getElementById("gmar-style")) {
+            const style = document.createElement("style");
+            style.id = "gmar-style";
+            style.textContent = shared.get("style");
+            document.head.append(style);
+        }
+        const address = URL.createObjectURL(new Blob([shared.get("code")], { type: "text/javascript" }));
         return (await import(address)).render(context);
     } }"""
-    _css = _text("explorer.css")
     script = traitlets.Instance(Script).tag(sync=True, **widgets.widget_serialization)
     photos = traitlets.List(traitlets.Instance(PhotoData)).tag(sync=True, **widgets.widget_serialization)
     magma = traitlets.Bytes().tag(sync=True)  # uint8 (256, 3)
@@ -157,9 +164,7 @@ class ExplorerView(anywidget.AnyWidget):
         }
 
 
-def explore(
-    source, photos=None, show: str | Sequence[str] = "map", targets: int | Sequence[int] = 3
-) -> widgets.VBox:
+def explore(source, photos=None, show: str | Sequence[str] = "map", targets: int | Sequence[int] = 3) -> widgets.VBox:
     """Sliders over a live map: an ipywidgets box, `.view` its `ExplorerView`.
 
     source   a model (Vit, bundled name, folder, hub id or model object) with `photos`, or what `pack` returned
@@ -169,8 +174,8 @@ def explore(
              their difference, a swipe handle) | "deletion" (patches vanish, the probability falls), or several of them
     targets  the classes that can be explained: the so many most probable ones, or a list of class ids
 
-    For a model with 6 layers, 6 heads and 64 patches a photo takes about 200 kB of the page. It grows with L·H·N²:
-    ViT-B/16 takes 5.6 MB, fine in a live notebook, too much for a page.
+    For a model with 6 layers, 6 heads and 96 patches a photo takes about 260 kB of the page. It grows with L·H·N²:
+    ViT-B/16 takes 5 MB, fine in a live notebook, too much for a page.
     """
     show = (show,) if isinstance(show, str) else tuple(show)
     if unknown := set(show) - set(SHOW):
@@ -192,7 +197,9 @@ def explore(
 
     info = packed[0].info
     depth = info["shape"][0]
+    layout = widgets.Layout()  # one for all: each would be another kilobyte of the page
     view = ExplorerView(
+        layout=layout,
         photos=packed,
         show=list(show),
         script=_script(),
@@ -203,10 +210,10 @@ def explore(
         layers=[1, depth],
         look=depth,
     )
-    controls = [_control(view, kind, depth) for kind in _wanted(show, len(packed))]
-    box = widgets.Box(controls)
+    controls = [_control(view, kind, depth, layout) for kind in _wanted(show, len(packed))]
+    box = widgets.Box(controls, layout=layout)
     box.add_class("gmar-controls")
-    ui = widgets.VBox([box, view])
+    ui = widgets.VBox([box, view], layout=layout)
     ui.add_class("gmar-explorer")
     ui.view = view
     return ui
@@ -224,7 +231,7 @@ def _wanted(show, photos):
     return kinds + (["method", "step"] if "deletion" in show else [])
 
 
-def _control(view, kind, depth):
+def _control(view, kind, depth, layout):
     """One of ipywidgets' own controls, linked to the view in the browser: it works with a kernel and without."""
     menus = {
         "photo": ("photo", [p.info["name"] for p in view.photos]),
@@ -239,22 +246,20 @@ def _control(view, kind, depth):
     if kind in menus:
         description, options = menus[kind]
         numbered = [(option, i) for i, option in enumerate(options)]
-        control = widgets.Dropdown(description=description, options=numbered, index=value)
+        control = widgets.Dropdown(description=description, options=numbered, index=value, layout=layout)
         widgets.jslink((control, "index"), (view, kind))
         if kind == "target":  # another photo has other top classes
             widgets.jslink((view, "target_names"), (control, "_options_labels"))
         return control
-    if kind == "alpha":
-        control = widgets.FloatSlider(description="α", min=0, max=10, step=0.05, value=value)
-    elif kind == "opacity":
-        control = widgets.FloatSlider(description="opacity", min=0, max=1, step=0.05, value=value)
-    elif kind == "layers":
-        control = widgets.IntRangeSlider(description="layers", min=1, max=depth, value=value)
-    elif kind == "look":
-        control = widgets.IntSlider(description="look in layer", min=1, max=depth, value=value)
-    else:
-        steps = len(view.photos[0].info["fractions"]) - 1
-        control = widgets.IntSlider(description="steps", min=0, max=steps, value=value)
+    sliders = {
+        "alpha": (widgets.FloatSlider, "α", 0, 10, 0.05),
+        "opacity": (widgets.FloatSlider, "opacity", 0, 1, 0.05),
+        "layers": (widgets.IntRangeSlider, "layers", 1, depth, 1),
+        "look": (widgets.IntSlider, "look in layer", 1, depth, 1),
+        "step": (widgets.IntSlider, "steps", 0, len(view.photos[0].info["fractions"]) - 1, 1),
+    }
+    slider, description, low, high, step = sliders[kind]
+    control = slider(description=description, min=low, max=high, step=step, value=value, layout=layout)
     widgets.jslink((control, "value"), (view, kind))
     return control
 
@@ -295,7 +300,7 @@ def _pack(vit, key, photo, targets, curves):
     rows, columns = inside.any(1).nonzero()[[0, -1], 0].tolist(), inside.any(0).nonzero()[[0, -1], 0].tolist()
     picture = ImageOps.contain(read_photo(photo).convert("RGB"), (PHOTO_PIXELS, PHOTO_PIXELS))
     jpeg = io.BytesIO()
-    picture.save(jpeg, "JPEG", quality=80)
+    picture.save(jpeg, "JPEG", quality=75)
     return PhotoData(
         info={
             "name": key if isinstance(key, str) else f"photo {key + 1}",
@@ -316,7 +321,7 @@ def _pack(vit, key, photo, targets, curves):
             "error": _error(t, codes),
         },
         image=jpeg.getvalue(),
-        attention=zlib.compress(codes.tobytes(), 9),
+        attention=zlib.compress(np.diff(codes, axis=2, prepend=np.uint8(0)).tobytes(), 9),
         readout=_bytes(t.readout),
         weights=_bytes(weights),
         maps=_bytes(maps),
@@ -329,21 +334,21 @@ def _bytes(x):
 
 
 def quantise(attention: np.ndarray) -> np.ndarray:
-    """Attention (…, N, N) as uint8, companded: q = 255 √(a / largest of the row), so small entries keep their shape.
+    """Attention (…, N, N) as uint8, companded: q = LEVELS · (a / largest of the row)^⅔.
 
-    The row's scale is not stored: rows sum to 1, which gives it back (`dequantise`)."""
+    So small entries keep their shape. The row's scale is not stored: rows sum to 1, which gives it back (`dequantise`)."""
     largest = attention.max(-1, keepdims=True)
-    return np.rint(255 * np.sqrt(attention / largest)).astype(np.uint8)
+    return np.rint(LEVELS * (attention / largest) ** (2 / 3)).astype(np.uint8)
 
 
 def dequantise(q: np.ndarray) -> np.ndarray:
-    """Codes (…, N, N) of `quantise` → float32 attention whose rows sum to 1: a = q² / Σ q²."""
-    squares = q.astype(np.float32) ** 2
-    return squares / squares.sum(-1, keepdims=True)
+    """Codes (…, N, N) of `quantise` → float32 attention whose rows sum to 1: a = q^1.5 / Σ q^1.5."""
+    powers = q.astype(np.float32) ** 1.5
+    return powers / powers.sum(-1, keepdims=True)
 
 
 def _error(t, codes):
-    """Largest difference that 8-bit attention makes in a map (whose range is 1), over norms, variants and three α."""
+    """Largest difference that quantising makes in a map (whose range is 1), over norms, variants and three α."""
     coarse = [torch.from_numpy(a)[None].expand(len(t.target), -1, -1, -1) for a in dequantise(codes)]
     worst = 0.0
     for norm in NORMS:

@@ -1,4 +1,4 @@
-"""The explorer's numbers: 8-bit attention, muted heads, and the function that repeats a picture found by hand."""
+"""The explorer's numbers: attention in bytes, muted heads, and the function that repeats a picture found by hand."""
 
 import io
 import zlib
@@ -38,6 +38,11 @@ def photos():
 @pytest.fixture(scope="module")
 def packed(vit, photos):
     return explorer.pack(vit, photos, targets=2, curves=True)
+
+
+def codes(p):
+    """What `quantise` gave: the page holds each row less the one above it."""
+    return np.frombuffer(zlib.decompress(p.attention), np.uint8).reshape(L, H, 17, 17).cumsum(2, dtype=np.uint8)
 
 
 def stack(seed=0):
@@ -96,14 +101,16 @@ def test_places_that_do_not_exist(wrong):
 
 @given(st.integers(0, 1000), st.sampled_from([0.1, 2.0, 8.0]))
 @settings(max_examples=30, deadline=None)
-def test_eight_bits_keep_attention(seed, contrast):
+def test_a_byte_keeps_attention(seed, contrast):
     z = contrast * np.random.default_rng(seed).normal(size=(2, 3, N, N))
     a = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
     back = explorer.dequantise(explorer.quantise(a))
     assert np.allclose(back.sum(-1), 1, atol=1e-6)
-    # half a step of 1/255 in √(a/largest) moves a by at most √(a · largest)/255, and the row's sum by N times that
+    # half a step in (a/largest)^⅔ moves an entry by at most `moves`; the row's sum, which divides it, by their sum
     largest = a.max(-1, keepdims=True)
-    assert (abs(back - a) <= 1.5 * (np.sqrt(a * largest) + N * a * largest) / 255 + 1e-5 * largest).all()
+    moves = largest * (((a / largest) ** (2 / 3) + 0.5 / explorer.LEVELS) ** 1.5 - a / largest)
+    total = moves.sum(-1, keepdims=True)
+    assert (abs(back - a) <= (moves + a * total) / (1 - total) + 1e-6).all()
 
 
 @pytest.mark.parametrize("norm", ["l1", "l2", None])
@@ -129,8 +136,7 @@ def test_what_the_page_holds(vit, photos, packed):
     assert p.info["targets"] == top and p.info["grid"] == [4, 4] and p.info["shape"] == [L, H, 17]
     assert p.info["target_names"][0].startswith(f"class {top[0]} ") and p.info["target_names"][0].endswith(" %")
     t = trace(vit.model, pixels.expand(2, -1, -1, -1), target=torch.tensor(top))
-    codes = np.frombuffer(zlib.decompress(p.attention), np.uint8).reshape(L, H, 17, 17)
-    assert np.allclose(explorer.dequantise(codes), torch.stack([a[0] for a in t.attentions]), atol=0.01)
+    assert np.allclose(explorer.dequantise(codes(p)), torch.stack([a[0] for a in t.attentions]), atol=0.01)
     weights = np.frombuffer(p.weights, np.float32).reshape(2, 2, L, H)
     for k, norm in enumerate(("l1", "l2")):
         assert np.allclose(weights[:, k], torch.stack(head_weights(t.gradients, norm), 1), atol=1e-5)
@@ -140,16 +146,15 @@ def test_what_the_page_holds(vit, photos, packed):
     curve = metrics.deletion(vit.model, pixels, m, target=top[1], steps=16)
     assert np.allclose(curves[1, 3], curve.scores[0], atol=1e-5)
     assert np.allclose(p.info["fractions"], curve.fractions)
-    assert Image.open(io.BytesIO(p.image)).size == (480, 360) and p.info["crop"] == [0, 0, 1, 1]
+    assert Image.open(io.BytesIO(p.image)).size == (416, 312) and p.info["crop"] == [0, 0, 1, 1]
     assert p.info["fill"] == [128] * 3
 
 
 def test_the_stated_error_is_the_error(vit, photos, packed):
-    """The number shown to the reader bounds what 8 bits do to the maps that the sliders can make."""
+    """The number shown to the reader bounds what one byte an entry does to the maps that the sliders can make."""
     p = packed[0]
-    codes = explorer.dequantise(np.frombuffer(zlib.decompress(p.attention), np.uint8).reshape(L, H, 17, 17))
     weights = torch.from_numpy(np.frombuffer(p.weights, np.float32).reshape(2, 2, L, H).copy())
-    coarse = [torch.from_numpy(a)[None] for a in codes]
+    coarse = [torch.from_numpy(a)[None] for a in explorer.dequantise(codes(p))]
     worst = 0.0
     for variant in VARIANTS:
         for k, norm in enumerate(("l1", "l2")):
