@@ -336,7 +336,8 @@ def _bytes(x):
 def quantise(attention: np.ndarray) -> np.ndarray:
     """Attention (…, N, N) as uint8, companded: q = LEVELS · (a / largest of the row)^⅔.
 
-    So small entries keep their shape. The row's scale is not stored: rows sum to 1, which gives it back (`dequantise`)."""
+    So small entries keep their shape. The row's scale is not stored: rows sum to 1, which gives it back (`dequantise`).
+    """
     largest = attention.max(-1, keepdims=True)
     return np.rint(LEVELS * (attention / largest) ** (2 / 3)).astype(np.uint8)
 
