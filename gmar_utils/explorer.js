@@ -682,8 +682,9 @@ export async function render({ model, el }) {
       const start = () => {
         if (model.get("step") >= steps()) set({ step: 0 });
         timer = setInterval(() => {
-          if (model.get("step") < steps()) set({ step: model.get("step") + 1 });
-          else stop();
+          // on a busy machine the event 'change' below comes several steps late
+          if (calm.matches || model.get("step") >= steps()) stop();
+          else set({ step: model.get("step") + 1 });
         }, 150);
         schedule();
       };
