@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -444,56 +445,74 @@ def _excludes_zero(draws, sign=0):
     return bool(low > 0 or (high < 0 and sign == 0))
 
 
-def to_markdown(summary: pd.DataFrame, cards: dict | None = None) -> str:
-    """Tables of means and intervals, of paired differences from uniform head weights, and the protocol under them."""
-    parts = []
-    images = int(summary["images"].max())
-    for table in TABLES:
-        shown = [m for m in table if (summary["metric"] == m).any()]
+class Table(NamedTuple):
+    """One table of a summary, as text: `frame` has a line per method, a column per metric (title and direction arrow)
+    and cells "mean [low, high]"; `bold` (same shape, bool) says where the interval supports a winner; `notes` stand
+    under it (protocol, what the baseline keeps, images left out)."""
+
+    frame: pd.DataFrame
+    bold: pd.DataFrame
+    notes: list[str]
+
+
+def tables(summary: pd.DataFrame, cards: dict | None = None) -> list[Table]:
+    """The tables of a summary: means, and paired differences from uniform head weights, for each group of metrics."""
+    found = []
+    for group in TABLES:
+        shown = [m for m in group if (summary["metric"] == m).any()]
         if not shown:
             continue
         lines = summary[summary["metric"].isin(shown)]
         plain, base = lines[lines["method"] != BASELINE], lines[lines["method"] == BASELINE]
-        parts.append(_table(plain, shown, "Method", lambda r: _cell(r["mean"], r["low"], r["high"], r["best"])))
-        paired = plain[plain["twin"].notna()]
-        if len(paired):
-            paired = paired.assign(method=paired["method"] + " − " + paired["twin"])
-            parts.append(_table(paired, shown, "Paired difference", _difference))
         notes = list(dict.fromkeys((cards or {}).get(m, "") for m in shown))
         notes += [_baseline_note(r) for _, r in base.iterrows()]
-        left_out = {int(r["left_out"]) for _, r in plain.iterrows()} - {0}
+        left_out = {int(n) for n in plain["left_out"]} - {0}
         notes += [f"{n} images without foreground are left out and not in the count." for n in left_out]
-        parts.append("\n".join(f"- {n}" for n in notes if n))
-    parts.append(
+        found.append(_table(plain.assign(bold=plain["best"]), shown, "Method"))
+        paired = plain[plain["twin"].notna()]
+        if len(paired):
+            low, high = paired["difference_low"], paired["difference_high"]
+            paired = paired.assign(
+                method=paired["method"] + " − " + paired["twin"], mean=paired["difference"], low=low, high=high,
+                bold=(low > 0) | (high < 0),
+            )  # fmt: skip
+            found.append(_table(paired, shown, "Paired difference", sign="+"))
+        found[-1].notes.extend(n for n in notes if n)
+    return found
+
+
+def footnote(summary: pd.DataFrame) -> str:
+    """The sentences under all tables: images, intervals, what bold means."""
+    images = int(summary["images"].max())
+    return (
         f"Means over {images} images, with 95 % intervals of a paired bootstrap over images. Bold in the first kind of "
         "table: better than every other method, with each paired interval on one side of 0. Bold in a difference: its "
         "interval excludes 0. Intervals are not corrected for the number of comparisons."
     )
-    return "\n\n".join(parts) + "\n"
 
 
-def _table(lines, shown, corner, cell):
-    frame = pd.DataFrame(
-        {
-            f"{COLUMNS[m][0]} {'↓ ↑'[COLUMNS[m][1] + 1]}".strip(): {
-                r["method"]: cell(r) for _, r in lines[lines["metric"] == m].iterrows()
-            }
-            for m in shown
-        }
-    ).rename_axis(corner)
-    return frame.to_markdown(disable_numparse=True)
+def to_markdown(summary: pd.DataFrame, cards: dict | None = None) -> str:
+    """`tables` as Markdown, with their notes and the footnote."""
+    parts = []
+    for frame, bold, notes in tables(summary, cards):
+        marked = frame.where(~bold, frame.replace(r"^(\S+)", r"**\1**", regex=True))
+        parts += [marked.to_markdown(disable_numparse=True)] + (["\n".join(f"- {n}" for n in notes)] if notes else [])
+    return "\n\n".join([*parts, footnote(summary)]) + "\n"
 
 
-def _cell(mean, low, high, bold=False, sign=""):
+def _table(lines, shown, corner, sign=""):
+    texts = [_cell(m, low, high, sign) for m, low, high in zip(lines["mean"], lines["low"], lines["high"], strict=True)]
+    wide = lines.assign(text=texts).pivot(index="method", columns="metric", values=["text", "bold"])
+    wide = wide.reindex(index=lines["method"].unique()).rename_axis(corner)
+    frame, bold = (wide[part].reindex(columns=shown).rename_axis(columns=None) for part in ("text", "bold"))
+    titles = {m: f"{COLUMNS[m][0]} {'↓ ↑'[COLUMNS[m][1] + 1]}".strip() for m in shown}
+    return Table(frame.fillna("–").rename(columns=titles), bold.eq(True).rename(columns=titles), [])
+
+
+def _cell(mean, low, high, sign=""):
     if np.isnan(mean):
         return "–"
-    text = f"**{mean:{sign}.2f}**" if bold else f"{mean:{sign}.2f}"
-    return text if np.isnan(low) else f"{text} [{low:{sign}.2f}, {high:{sign}.2f}]"
-
-
-def _difference(line):
-    low, high = line["difference_low"], line["difference_high"]
-    return _cell(line["difference"], low, high, bool(low > 0 or high < 0), sign="+")
+    return f"{mean:{sign}.2f}" + ("" if np.isnan(low) else f" [{low:{sign}.2f}, {high:{sign}.2f}]")
 
 
 def _baseline_note(line):
