@@ -44,20 +44,21 @@ def patch_grid(model: nn.Module, pixel_values: torch.Tensor, tokens: int, prefix
 
 def readout(model: nn.Module, tokens: int, prefix_tokens: int, device=None) -> torch.Tensor:
     """v₀ (N,): the weight with which the classifier reads each token; sums to 1 (METHODS.md, notation)."""
-    v = torch.zeros(tokens, device=device)
+    kind = model_type(model)
     pools_patches = (
         prefix_tokens == 0
-        or model_type(model).startswith("siglip")
-        or (model_type(model) == "beit" and model.config.use_mean_pooling)
+        or kind.startswith("siglip")
+        or (kind == "beit" and model.config.use_mean_pooling)
         or getattr(model, "global_pool", "") == "avg"  # timm
     )
     if pools_patches:
-        v[prefix_tokens:] = 1 / (tokens - prefix_tokens)
-    elif hasattr(model, "distillation_classifier") or getattr(model, "head_dist", None) is not None:
-        v[:2] = 0.5
+        patches = tokens - prefix_tokens
+        v = [0.0] * prefix_tokens + [1 / patches] * patches
+    elif model._modules.get("distillation_classifier") or model._modules.get("head_dist"):
+        v = [0.5, 0.5] + [0.0] * (tokens - 2)
     else:
-        v[0] = 1
-    return v
+        v = [1.0] + [0.0] * (tokens - 1)
+    return torch.tensor(v, device=device)
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ class Method:
     reads: str  # "attention" | "gradients" (both from one shared trace) | "model" | "grid"
     citation: str | None = None
 
-    @property
+    @cached_property
     def options(self) -> tuple[str, ...]:
         skip = {"trace", "model", "pixel_values", "target", "prefix_tokens", "grid"}
         return tuple(p for p in inspect.signature(self.function).parameters if p not in skip)
@@ -93,7 +94,7 @@ def explain_many(
         _check(method, options)
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-    chunk = batch_size or _fitting_batch(model, pixel_values)
+    chunk = batch_size or (_fitting_batch(model, pixel_values) if len(pixel_values) > 1 else 1)
     parts = []
     for start in range(0, len(pixel_values), chunk):
         part = slice(start, start + chunk)
@@ -108,8 +109,8 @@ def explain_many(
 def minmax(maps: torch.Tensor) -> torch.Tensor:
     """Each map of (B, …) scaled to [0, 1]; a constant map becomes 0."""
     flat = maps.float().flatten(1)
-    low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
-    return torch.where(high > low, (flat - low) / (high - low).clamp_min(1e-38), 0.0).view_as(maps)
+    low, high = flat.aminmax(dim=1, keepdim=True)
+    return ((flat - low) / (high - low).clamp_min(torch.finfo(flat.dtype).tiny)).view_as(maps)
 
 
 def _scores(model, pixel_values, methods, target, prefix_tokens, grid):

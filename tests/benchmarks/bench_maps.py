@@ -5,6 +5,7 @@ that is busy or slows down moves both sides. Writes book/results/bench_maps.csv,
 """
 
 import argparse
+import copy
 import json
 import statistics
 import subprocess
@@ -50,12 +51,12 @@ def vit(size):
 
 def contestants(model, x):
     """Name → function; the first is what every ratio is taken against."""
-    eager = ViTForImageClassification(model.config).eval().requires_grad_(False)
+    eager = ViTForImageClassification(copy.deepcopy(model.config)).eval().requires_grad_(False)
     eager.load_state_dict(model.state_dict())
     eager.set_attn_implementation("eager")
 
     def baseline():
-        out = eager(x.requires_grad_(), output_attentions=True)
+        out = eager(x.detach().requires_grad_(), output_attentions=True)
         score = out.logits.max(1).values.sum()
         torch.autograd.grad(score, out.attentions)
 
