@@ -83,7 +83,8 @@ def classify(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     """Logits (B, K) when the model's own final norm, pooling and head read a block's output `tokens` (B, N, D)."""
     kind = model_type(model)
     if kind in _HEADS:
-        return _HEADS[kind](model, tokens)
+        norm = model.vision_model.post_layernorm if kind == "siglip" else model.base_model.layernorm
+        return _HEADS[kind](model, norm(tokens))
     if hasattr(model, "forward_head") and hasattr(model, "norm"):  # timm
         return model.forward_head(model.norm(tokens))
     raise ValueError(
@@ -92,37 +93,22 @@ def classify(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _class_token(model, tokens):
-    return model.classifier(model.base_model.layernorm(tokens)[:, 0])
-
-
-def _deit(model, tokens):
+def _deit(model, x):
     if not hasattr(model, "distillation_classifier"):
-        return _class_token(model, tokens)
-    x = model.base_model.layernorm(tokens)
+        return model.classifier(x[:, 0])
     return (model.cls_classifier(x[:, 0]) + model.distillation_classifier(x[:, 1])) / 2
 
 
-def _dinov2(model, tokens):
-    x = model.base_model.layernorm(tokens)
+def _dinov2(model, x):
     prefix = 1 + getattr(model.config, "num_register_tokens", 0)
     return model.classifier(torch.cat([x[:, 0], x[:, prefix:].mean(1)], dim=1))
 
 
-def _beit(model, tokens):
-    base = model.base_model
-    return model.classifier(base.pooler(base.layernorm(tokens)))
-
-
-def _siglip(model, tokens):
-    return model.classifier(model.vision_model.post_layernorm(tokens).mean(1))
-
-
-_HEADS = {
-    "vit": _class_token,
+_HEADS = {  # x: the tokens after the final norm
+    "vit": lambda model, x: model.classifier(x[:, 0]),
     "deit": _deit,
     "dinov2": _dinov2,
     "dinov2_with_registers": _dinov2,
-    "beit": _beit,
-    "siglip": _siglip,
+    "beit": lambda model, x: model.classifier(model.base_model.pooler(x)),
+    "siglip": lambda model, x: model.classifier(x.mean(1)),
 }

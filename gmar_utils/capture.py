@@ -39,14 +39,9 @@ class Trace:
 
 
 def trace(
-    model: nn.Module,
-    pixel_values: torch.Tensor,
-    target=None,
-    prefix_tokens: int | None = None,
-    grid: tuple[int, int] | None = None,
-    *,
-    gradients: bool = True,
-) -> Trace:
+    model: nn.Module, pixel_values: torch.Tensor, target=None, prefix_tokens: int | None = None,
+    grid: tuple[int, int] | None = None, *, gradients: bool = True,
+) -> Trace:  # fmt: skip
     """Attention of every layer and its gradient: one forward and one activations-only backward for the batch.
 
     model         any module that calls `F.scaled_dot_product_attention` and returns logits or has `.logits`
@@ -65,15 +60,8 @@ def trace(
         grads = _gradients(class_score(logits, target).sum(), attentions, pixel_values.dtype) if gradients else None
     tokens = attentions[0].shape[-1]
     prefix, grid = patch_grid(model, pixel_values, tokens, prefix_tokens, grid)
-    return Trace(
-        attentions=tuple(a.detach() for a in attentions),
-        gradients=grads,
-        logits=logits.detach(),
-        target=target,
-        prefix_tokens=prefix,
-        grid=grid,
-        readout=readout(model, tokens, prefix, logits.device),
-    )
+    seen = tuple(a.detach() for a in attentions)
+    return Trace(seen, grads, logits.detach(), target, prefix, grid, readout(model, tokens, prefix, logits.device))
 
 
 def _gradients(y, attentions, input_dtype):

@@ -48,17 +48,9 @@ METHODS: dict[str, Method] = {
 
 
 def explain(
-    model: nn.Module,
-    pixel_values: torch.Tensor,
-    method: str = "gmar",
-    target=None,
-    upsample: bool = True,
-    *,
-    prefix_tokens: int | None = None,
-    grid: tuple[int, int] | None = None,
-    batch_size: int | None = None,
-    **options,
-) -> torch.Tensor:
+    model: nn.Module, pixel_values: torch.Tensor, method: str = "gmar", target=None, upsample: bool = True, *,
+    prefix_tokens: int | None = None, grid: tuple[int, int] | None = None, batch_size: int | None = None, **options,
+) -> torch.Tensor:  # fmt: skip
     """A map for each image: float32 (B, height, width) in [0, 1], min–max per image; a constant map becomes 0.
 
     model         transformers or timm-style classifier      pixel_values  (B, channels, height, width)
@@ -79,16 +71,10 @@ def explain(
 
 
 def explain_many(
-    model: nn.Module,
-    pixel_values: torch.Tensor,
-    methods: Mapping[str, tuple[str, dict]],
-    target=None,
-    upsample: bool = True,
-    *,
-    prefix_tokens: int | None = None,
-    grid: tuple[int, int] | None = None,
+    model: nn.Module, pixel_values: torch.Tensor, methods: Mapping[str, tuple[str, dict]], target=None,
+    upsample: bool = True, *, prefix_tokens: int | None = None, grid: tuple[int, int] | None = None,
     batch_size: int | None = None,
-) -> dict[str, torch.Tensor]:
+) -> dict[str, torch.Tensor]:  # fmt: skip
     """{label: (method, options)} → {label: maps}, as `explain`; one trace serves every map that reads attention."""
     for method, options in methods.values():
         _check(method, options)
@@ -121,16 +107,14 @@ def _scores(model, pixel_values, methods, target, prefix_tokens, grid):
         backward = any(METHODS[m].reads == "gradients" and o.get("norm", "") is not None for m, o in methods.values())
         seen = trace(model, pixel_values, target, **layout, gradients=backward)
         target = seen.target
-    scores = {}
-    for label, (name, options) in methods.items():
+
+    def score(name, options):
         method = METHODS[name]
         if method.reads == "model":
-            scores[label] = method.function(model, pixel_values, target, **layout, **options)
-        elif method.reads == "grid":
-            scores[label] = method.function(pixel_values, seen.grid, **options)
-        else:
-            scores[label] = method.function(seen, **options)
-    return scores
+            return method.function(model, pixel_values, target, **layout, **options)
+        return method.function(*((pixel_values, seen.grid) if method.reads == "grid" else (seen,)), **options)
+
+    return {label: score(*method) for label, method in methods.items()}
 
 
 def _finish(maps, size):

@@ -8,14 +8,9 @@ from .capture import class_score, recording, resolve_target
 
 
 def legrad(
-    model: nn.Module,
-    pixel_values: torch.Tensor,
-    target=None,
-    layers: str | int = "all",
-    pool: str = "model",
-    prefix_tokens: int | None = None,
-    grid: tuple[int, int] | None = None,
-) -> torch.Tensor:
+    model: nn.Module, pixel_values: torch.Tensor, target=None, layers: str | int = "all", pool: str = "model",
+    prefix_tokens: int | None = None, grid: tuple[int, int] | None = None,
+) -> torch.Tensor:  # fmt: skip
     """LeGrad (B, R, C) [bousselham2024legrad]: mean over layers, heads and query positions of ReLU(∂s⁽ˡ⁾/∂A⁽ˡ⁾).
 
     s⁽ˡ⁾ is the target's logit when the model's own final norm, pooling and head read layer l's tokens.

@@ -42,12 +42,9 @@ def fuse(attention: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 
 def weighted_rollout(
-    attentions: Sequence[torch.Tensor],
-    weights: Sequence[torch.Tensor],
-    readout: torch.Tensor,
-    alpha: float = 1.0,
+    attentions: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], readout: torch.Tensor, alpha: float = 1.0,
     variant: str = "paper",
-) -> torch.Tensor:
+) -> torch.Tensor:  # fmt: skip
     """Token scores v₀ᵀR (B, N), float32. The row is carried as a vector: O(LN²) in place of O(LN³).
 
     attentions  L tensors (B, H, N, N)      weights  L tensors (B, H)      readout  v₀, (N,) or (B, N)
@@ -69,10 +66,7 @@ def weighted_rollout(
 
 
 def alpha_polynomial(
-    attentions: Sequence[torch.Tensor],
-    weights: Sequence[torch.Tensor],
-    readout: torch.Tensor,
-    variant: str = "paper",
+    attentions: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], readout: torch.Tensor, variant: str = "paper"
 ) -> torch.Tensor:
     """Coefficients (B, D + 1, N), lowest power first, of v₀ᵀR as a polynomial in α: every α from one pass.
 
