@@ -28,6 +28,8 @@ lint: $(ENV)
 
 bench: $(ENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check captum==0.9.0 quantus==0.6.0
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps \
+		grad-cam==1.5.5 ttach==0.0.3 opencv-python-headless==5.0.0.93  # its torchvision has no build for this torch
 	for file in tests/benchmarks/bench_*.py; do $(PY) $$file || exit 1; done
 
 results: $(ENV)

@@ -44,20 +44,21 @@ def patch_grid(model: nn.Module, pixel_values: torch.Tensor, tokens: int, prefix
 
 def readout(model: nn.Module, tokens: int, prefix_tokens: int, device=None) -> torch.Tensor:
     """v₀ (N,): the weight with which the classifier reads each token; sums to 1 (METHODS.md, notation)."""
-    v = torch.zeros(tokens, device=device)
+    kind = model_type(model)
     pools_patches = (
         prefix_tokens == 0
-        or model_type(model).startswith("siglip")
-        or (model_type(model) == "beit" and model.config.use_mean_pooling)
+        or kind.startswith("siglip")
+        or (kind == "beit" and model.config.use_mean_pooling)
         or getattr(model, "global_pool", "") == "avg"  # timm
     )
     if pools_patches:
-        v[prefix_tokens:] = 1 / (tokens - prefix_tokens)
-    elif hasattr(model, "distillation_classifier") or getattr(model, "head_dist", None) is not None:
-        v[:2] = 0.5
+        patches = tokens - prefix_tokens
+        v = [0.0] * prefix_tokens + [1 / patches] * patches
+    elif model._modules.get("distillation_classifier") or model._modules.get("head_dist"):
+        v = [0.5, 0.5] + [0.0] * (tokens - 2)
     else:
-        v[0] = 1
-    return v
+        v = [1.0] + [0.0] * (tokens - 1)
+    return torch.tensor(v, device=device)
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
@@ -82,7 +83,8 @@ def classify(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     """Logits (B, K) when the model's own final norm, pooling and head read a block's output `tokens` (B, N, D)."""
     kind = model_type(model)
     if kind in _HEADS:
-        return _HEADS[kind](model, tokens)
+        norm = model.vision_model.post_layernorm if kind == "siglip" else model.base_model.layernorm
+        return _HEADS[kind](model, norm(tokens))
     if hasattr(model, "forward_head") and hasattr(model, "norm"):  # timm
         return model.forward_head(model.norm(tokens))
     raise ValueError(
@@ -91,37 +93,22 @@ def classify(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _class_token(model, tokens):
-    return model.classifier(model.base_model.layernorm(tokens)[:, 0])
-
-
-def _deit(model, tokens):
+def _deit(model, x):
     if not hasattr(model, "distillation_classifier"):
-        return _class_token(model, tokens)
-    x = model.base_model.layernorm(tokens)
+        return model.classifier(x[:, 0])
     return (model.cls_classifier(x[:, 0]) + model.distillation_classifier(x[:, 1])) / 2
 
 
-def _dinov2(model, tokens):
-    x = model.base_model.layernorm(tokens)
+def _dinov2(model, x):
     prefix = 1 + getattr(model.config, "num_register_tokens", 0)
     return model.classifier(torch.cat([x[:, 0], x[:, prefix:].mean(1)], dim=1))
 
 
-def _beit(model, tokens):
-    base = model.base_model
-    return model.classifier(base.pooler(base.layernorm(tokens)))
-
-
-def _siglip(model, tokens):
-    return model.classifier(model.vision_model.post_layernorm(tokens).mean(1))
-
-
-_HEADS = {
-    "vit": _class_token,
+_HEADS = {  # x: the tokens after the final norm
+    "vit": lambda model, x: model.classifier(x[:, 0]),
     "deit": _deit,
     "dinov2": _dinov2,
     "dinov2_with_registers": _dinov2,
-    "beit": _beit,
-    "siglip": _siglip,
+    "beit": lambda model, x: model.classifier(model.base_model.pooler(x)),
+    "siglip": lambda model, x: model.classifier(x.mean(1)),
 }

@@ -35,18 +35,13 @@ class Trace:
 
     def patches(self, scores: torch.Tensor) -> torch.Tensor:
         """Token scores (B, N) → patch map (B, R, C)."""
-        return scores[:, self.prefix_tokens :].unflatten(1, self.grid)
+        return scores[:, self.prefix_tokens :].reshape(-1, *self.grid)
 
 
 def trace(
-    model: nn.Module,
-    pixel_values: torch.Tensor,
-    target=None,
-    prefix_tokens: int | None = None,
-    grid: tuple[int, int] | None = None,
-    *,
-    gradients: bool = True,
-) -> Trace:
+    model: nn.Module, pixel_values: torch.Tensor, target=None, prefix_tokens: int | None = None,
+    grid: tuple[int, int] | None = None, *, gradients: bool = True,
+) -> Trace:  # fmt: skip
     """Attention of every layer and its gradient: one forward and one activations-only backward for the batch.
 
     model         any module that calls `F.scaled_dot_product_attention` and returns logits or has `.logits`
@@ -60,26 +55,20 @@ def trace(
     """
     model = unwrap(model)
     with recording(model, pixel_values) as (recorder, pixel_values):
-        logits = logits_of(model(pixel_values))
-        attentions = recorder.checked(model, pixel_values)
+        logits, attentions = recorder.forward(model, pixel_values)
         target = resolve_target(model, logits, target)
-        grads = None
-        if gradients:
-            # float16 gradients of attention underflow; the scale leaves them exact and is taken out in float32.
-            scale = 1024.0 if _lowest_precision(attentions[-1], logits, pixel_values) == torch.float16 else 1.0
-            y = class_score(logits, target).sum() * scale
-            grads = tuple(g.float() / scale for g in torch.autograd.grad(y, attentions))
+        grads = _gradients(class_score(logits, target).sum(), attentions, pixel_values.dtype) if gradients else None
     tokens = attentions[0].shape[-1]
     prefix, grid = patch_grid(model, pixel_values, tokens, prefix_tokens, grid)
-    return Trace(
-        attentions=tuple(a.detach() for a in attentions),
-        gradients=grads,
-        logits=logits.detach(),
-        target=target,
-        prefix_tokens=prefix,
-        grid=grid,
-        readout=readout(model, tokens, prefix, attentions[0].device),
-    )
+    seen = tuple(a.detach() for a in attentions)
+    return Trace(seen, grads, logits.detach(), target, prefix, grid, readout(model, tokens, prefix, logits.device))
+
+
+def _gradients(y, attentions, input_dtype):
+    """∂y/∂A in float32. Those of a float16 model would underflow: y is scaled up, the gradients down again."""
+    if torch.float16 not in (y.dtype, input_dtype):
+        return torch.autograd.grad(y, attentions)
+    return tuple(g / 1024 for g in torch.autograd.grad(1024 * y, attentions))
 
 
 def logits_of(output) -> torch.Tensor:
@@ -139,58 +128,77 @@ def _problem(model):
     return getattr(getattr(unwrap(model), "config", None), "problem_type", None)
 
 
-def _lowest_precision(*tensors):
-    return min((t.dtype for t in tensors), key=lambda d: torch.finfo(d).bits)
+@contextmanager
+def settled(model: nn.Module):
+    """Eval mode, PyTorch's own attention and frozen parameters (a backward pass computes no weight gradients) inside
+    this context. Everything is put back afterwards, also after an error."""
+    with ExitStack() as stack:
+        modules = [model]
+        for module in modules:  # grows while it runs: `model.modules()` in a fraction of its time
+            modules += [m for m in module._modules.values() if m is not None]
+            if module.training:
+                stack.callback(setattr, module, "training", True)
+                module.training = False
+            for parameter in module._parameters.values():
+                if parameter is not None and parameter.requires_grad:
+                    stack.callback(parameter.requires_grad_, True)
+                    parameter.requires_grad_(False)
+        before = getattr(getattr(model, "config", None), "_attn_implementation", None)
+        if before not in (None, "sdpa"):
+            with suppress(ValueError):  # no such choice: the recorder says why there is nothing to see
+                model.set_attn_implementation("sdpa")
+                stack.callback(model.set_attn_implementation, before)
+        yield
 
 
 @contextmanager
-def recording(model: nn.Module, pixel_values: torch.Tensor, local: bool = False):
-    """Record the attention of `model` inside this context; everything is put back afterwards, also after an error.
+def recording(model: nn.Module, pixel_values: torch.Tensor, local: bool = False, hooks=()):
+    """A `settled` model with gradients on, also inside no_grad. hooks: (module, forward hook) pairs, then removed.
 
-    The parameters are frozen, so that the backward pass computes no weight gradients, and the model is in eval mode.
-    With `local` each attention map is cut from the graph below it, so that gradients stay inside one layer. Yields the
-    recorder and the pixel values, copied where they were made under inference_mode, which autograd refuses.
+    Yields a recorder, whose `forward` keeps the attention (with `local`, each map cut from the graph below it, so that
+    gradients stay inside one layer), and the pixel values, copied where they were made under inference_mode, which
+    autograd refuses.
     """
+    check_pixel_values(pixel_values)
+    with settled(model), torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
+        for module, hook in hooks:
+            stack.callback(module.register_forward_hook(hook).remove)
+        yield _Recorder(local), pixel_values.clone() if pixel_values.is_inference() else pixel_values
+
+
+def check_pixel_values(pixel_values) -> None:
+    """ValueError unless it is a tensor (B, channels, height, width)."""
     if not isinstance(pixel_values, torch.Tensor) or pixel_values.ndim != 4:
         raise ValueError(
             "pixel_values must be a tensor (B, channels, height, width), got "
-            f"{tuple(pixel_values.shape) if isinstance(pixel_values, torch.Tensor) else type(pixel_values).__name__}. "
+            f"{tuple(getattr(pixel_values, 'shape', ())) or type(pixel_values).__name__}. "
             "Use load_model(...).preprocess(images)."
         )
-    recorder = _Recorder(local)
-    with ExitStack() as stack:
-        for module in model.modules():
-            if module.training:
-                module.training = False
-                stack.callback(setattr, module, "training", True)
-            for parameter in module._parameters.values():
-                if parameter is not None and parameter.requires_grad:
-                    parameter.requires_grad_(False)
-                    stack.callback(parameter.requires_grad_, True)
-        before = getattr(getattr(model, "config", None), "_attn_implementation", None)
-        if before not in (None, "sdpa"):
-            with suppress(ValueError):  # no such choice: `checked` says why there is nothing to see
-                model.set_attn_implementation("sdpa")
-                stack.callback(model.set_attn_implementation, before)
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(recorder)
-        yield recorder, pixel_values.clone() if pixel_values.is_inference() else pixel_values
 
 
 class _Recorder(TorchFunctionMode):
-    """Replaces `F.scaled_dot_product_attention` by an explicit softmax and keeps its result."""
+    """Replaces `F.scaled_dot_product_attention` by an explicit softmax and keeps its result.
+
+    A function mode reaches every module that calls it, transformers' and timm's, and this thread only. It costs a few
+    microseconds for every call of a torch function, so it is on during the forward pass and no longer.
+    """
 
     def __init__(self, local: bool):
         super().__init__()
-        self.local, self.attentions, self.fused = local, [], 0
+        self.local, self.attentions = local, []
+
+    def forward(self, model, pixel_values):
+        """Logits (B, K) and the attention of every layer; a ValueError says why it cannot be rolled out."""
+        with self:
+            output = model(pixel_values)
+        logits = logits_of(output)
+        self._check(model, len(pixel_values))
+        return logits, self.attentions
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is F.scaled_dot_product_attention:
             return self._attend(*args, **(kwargs or {}))
-        if func is F.multi_head_attention_forward:
-            self.fused += 1
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs) if kwargs else func(*args)
 
     def _attend(self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_):
         scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-2, -1)
@@ -208,14 +216,13 @@ class _Recorder(TorchFunctionMode):
         self.attentions.append(attention)
         return attention.to(value.dtype) @ value
 
-    def checked(self, model, pixel_values) -> list[torch.Tensor]:
-        """The recorded maps, or a ValueError that says why they cannot be rolled out."""
-        name, batch = type(model).__name__, len(pixel_values)
+    def _check(self, model, batch):
+        name = type(model).__name__
         if not self.attentions:
             reason = (
                 "it uses nn.MultiheadAttention, whose attention PyTorch computes out of reach; load the same "
                 "architecture from transformers or timm"
-                if self.fused or any(isinstance(m, nn.MultiheadAttention) for m in model.modules())
+                if any(isinstance(m, nn.MultiheadAttention) for m in model.modules())
                 else "it never calls F.scaled_dot_product_attention: a CNN has no attention, and a model with an "
                 "attention of its own must be switched to PyTorch's"
             )
@@ -227,4 +234,3 @@ class _Recorder(TorchFunctionMode):
                 f"{name} attends in shapes {sorted(shapes)}; one global (B, H, N, N) map a layer with B = {batch} is "
                 "needed. Windowed or pyramid attention (Swin, PVT) has no such map: use Grad-CAM made for it."
             )
-        return self.attentions

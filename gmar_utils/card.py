@@ -1,6 +1,6 @@
 """The model card of a checkpoint that this module trained."""
 
-from .evaluate import _shown, provenance
+from .provenance import provenance, shown
 
 TERMS = {
     "tiny-imagenet": "Training pictures: Tiny-ImageNet, part of ImageNet, which gives its pictures for non-commercial "
@@ -15,7 +15,7 @@ def model_card(name, config, recipe, found, log, story=""):
     config  the model's; recipe  dict of its entries; found  {what was measured: {name: number}}
     log     rows of the training log; story  what the recipe does not say
     """
-    recipe, made, trained_on = {k: _shown(str(v)) for k, v in recipe.items()}, provenance(), recipe["data"]
+    recipe, made, trained_on = {k: shown(str(v)) for k, v in recipe.items()}, provenance(), recipe["data"]
     terms, free = TERMS[trained_on], trained_on == "shapes"
     if not recipe["init"].startswith("{"):
         free = False

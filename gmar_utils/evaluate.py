@@ -1,4 +1,4 @@
-"""Methods × metrics over a data set: blocks that survive a kill, several processes, error bars, provenance.
+"""Methods × metrics over a data set: blocks that survive a kill, several processes; the options of `gmar evaluate`.
 
 Images are dealt in fixed blocks. A finished block is one file, put in place by a rename, so a run that is killed and
 started again computes only what is missing, and several processes need no more than each taking every n-th block. All
@@ -6,34 +6,33 @@ maps of a block come from one trace where they share it; the metrics' forwards t
 """
 
 import ast
-import hashlib
 import importlib.util
-import inspect
 import json
 import os
-import platform
-import re
-import subprocess
-import sys
 import time
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from accelerate import PartialState
-from scipy.stats import bootstrap
 from tqdm import tqdm
 
 from . import __version__, data, metrics
 from .capture import logits_of, resolve_target
-from .explain import METHODS, explain_many, minmax
+from .explain import METHODS, explain_many
+from .measures import MEASURES, Job
 from .metrics.faithfulness import evaluating
-from .models import CHECKPOINTS, Vit, bundled, load_model
+from .models import Vit, load_model
+from .provenance import describe_device, provenance, shown, weights_sha256
+from .summary import BASELINE, COLUMNS, COUNTS, Table, footnote, summarize, tables, to_markdown, uniform_twins
+
+__all__ = [  # with what its neighbours define: one place to read from
+    "BASELINE", "COLUMNS", "COUNTS", "DEFAULT_METHODS", "DEFAULT_PROTOCOL", "FAITHFULNESS", "LOCALIZATION", "MEASURES",
+    "Results", "Table", "describe_device", "evaluate", "footnote", "provenance", "summarize", "tables", "to_markdown",
+    "uniform_twins", "weights_sha256",
+]  # fmt: skip
 
 # label: (method, options). `rollout` is GMAR at uniform weights for "output-first", `rollout-report` for "report".
 DEFAULT_METHODS = {
@@ -52,36 +51,6 @@ DEFAULT_METHODS = {
     **{name: (name, {}) for name in ("legrad", "chefer", "attention", "random", "center")},
 }
 
-# metric: (title, direction). Direction +1 means higher is better, 0 that the column only describes.
-COLUMNS = {
-    "average_drop": ("Avg Drop", -1),
-    "coverage": ("Coverage", 0),
-    "average_increase": ("Avg Increase", 1),
-    "insertion": ("Insertion", 1),
-    "deletion": ("Deletion", -1),
-    "average_drop_top": ("Avg Drop, top half", -1),
-    "average_increase_top": ("Avg Increase, top half", 1),
-    "morf": ("MoRF", -1),
-    "lerf": ("LeRF", 1),
-    "lerf_minus_morf": ("LeRF − MoRF", 1),
-    "road_morf": ("ROAD MoRF", -1),
-    "road_lerf": ("ROAD LeRF", 1),
-    "road": ("ROAD, LeRF − MoRF", 1),
-    "pointing_game": ("Pointing game", 1),
-    "energy_in_box": ("Energy in box", 1),
-    "pixel_accuracy": ("Pixel accuracy", 1),
-    "iou": ("IoU", 1),
-    "average_precision": ("AP", 1),
-}
-COUNTS = ("tp", "fp", "fn", "tn")
-BASELINE = "(baseline)"  # the method name of rows that describe a curve's baseline, not a method
-TABLES = (  # one Markdown table each
-    ("average_drop", "coverage", "average_increase", "insertion", "deletion"),
-    ("average_drop_top", "average_increase_top"),
-    ("morf", "lerf", "lerf_minus_morf", "road_morf", "road_lerf", "road"),
-    ("pointing_game", "energy_in_box"),
-    ("pixel_accuracy", "iou", "average_precision"),
-)
 FAITHFULNESS = ("drop", "drop-top", "insertion", "deletion")
 LOCALIZATION = ("pixel-accuracy", "iou", "average-precision")
 DEFAULT_PROTOCOL = {  # target None: "label" for records with a mask, which is one object's, else "predicted"
@@ -97,19 +66,6 @@ class Results:
     rows: pd.DataFrame
     summary: pd.DataFrame
     markdown: str
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What a block needs: the model, how it is called for metric forwards, and the options."""
-
-    vit: Vit
-    forward: torch.nn.Module
-    methods: dict
-    measures: tuple
-    protocol: dict
-    seed: int
-    batch_size: int
 
 
 def evaluate(
@@ -151,7 +107,7 @@ def evaluate(
     protocol = _checked_protocol(protocol or {}, fields)
     _check_measures(measures, fields)
     settings = {
-        "gmar_utils": __version__, "model": _shown(vit.name), "weights_sha256": weights_sha256(vit), "data": data_name,
+        "gmar_utils": __version__, "model": shown(vit.name), "weights_sha256": weights_sha256(vit), "data": data_name,
         "records": len(records), "images": len(chosen), "seed": seed, "block": block, "methods": methods,
         "metrics": measures, "protocol": protocol,
     }  # fmt: skip
@@ -161,7 +117,7 @@ def evaluate(
 
     compile_it = vit.device.type == "cuda" and importlib.util.find_spec("triton") is not None
     forward = torch.compile(vit.model) if compile_it else vit.model
-    job = _Job(vit, forward, methods, measures, protocol, seed, batch_size)
+    job = Job(vit, forward, methods, measures, protocol, seed, batch_size)
     blocks = [chosen[i : i + block] for i in range(0, len(chosen), block)]
     files = [out / "parts" / f"{i:05d}.csv" for i in range(len(blocks))]
     mine = [i for i in range(len(blocks)) if i % state.num_processes == state.process_index]
@@ -197,7 +153,7 @@ def _processes():
     return PartialState(cpu=not torch.cuda.is_available())
 
 
-def _run_block(job: _Job, numbered: list) -> tuple[list, dict]:
+def _run_block(job: Job, numbered: list) -> tuple[list, dict]:
     """Rows (image, method, metric, value) of one block, and the protocol of each metric."""
     records = [r for _, r in numbered]
     images = [r["image"] for r in records]
@@ -235,331 +191,6 @@ def _target(job, logits, records):
     return resolve_target(job.vit.model, logits, torch.tensor([int(r["label"]) for r in records]))
 
 
-def _on_photo(job, pixel_values, maps, records):
-    """Maps at the model's input size, min–max, then on each photo's own pixels (a list; NaN outside the crop)."""
-    maps = F.interpolate(maps[:, None], pixel_values.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-    return job.vit.to_photo(minmax(maps), [r["image"] for r in records])
-
-
-def _card(job, protocol):
-    return str(replace(protocol, target=job.protocol["target"], images=None))
-
-
-# One function for each entry of --metrics: ({metric: (B,) values}, {metric: percent the baseline keeps}, card) ----
-
-
-def _drop(job, pixel_values, target, maps, records, masking=None):
-    suffix = "" if masking is None else "_top"
-    result = metrics.masked_scores(
-        job.forward, pixel_values, maps, target, score=job.protocol["score"],
-        masking=masking or job.protocol["masking"], batch_size=job.batch_size,
-        mean=getattr(job.vit.processor, "image_mean", None), std=getattr(job.vit.processor, "image_std", None),
-    )  # fmt: skip
-    values = {
-        f"average_drop{suffix}": metrics.average_drop(result.full, result.masked, per_image=True),
-        f"average_increase{suffix}": metrics.average_increase(result.full, result.masked, per_image=True),
-    }
-    if masking is None:
-        values["coverage"] = result.coverage
-    return values, {}, _card(job, result.protocol)
-
-
-def _drop_top(*block):
-    return _drop(*block, masking="top")
-
-
-def _curve(function):
-    def measure(job, pixel_values, target, maps, records):
-        options = {k: job.protocol[k] for k in ("score", "baseline", "steps", "unit")}
-        curve = function(job.forward, pixel_values, maps, target, batch_size=job.batch_size, seed=job.seed, **options)
-        name = curve.protocol.metric
-        return {name: _scale(job) * curve.auc}, _kept(job, name, curve), _card(job, curve.protocol)
-
-    return measure
-
-
-def _morf_lerf(job, pixel_values, target, maps, records, road=False):
-    options = {k: job.protocol[k] for k in ("score", "baseline", "steps", "unit")}
-    names = ("morf", "lerf", "lerf_minus_morf")
-    if road:  # a sparse solve for each image and step: ten steps unless the protocol says otherwise
-        options |= {"baseline": "linear", "steps": job.protocol["steps"] or min(10, maps[0].numel())}
-        names = ("road_morf", "road_lerf", "road")
-    morf, lerf, difference = metrics.morf_lerf(
-        job.forward, pixel_values, maps, target, batch_size=job.batch_size, seed=job.seed, **options
-    )
-    values = {name: _scale(job) * v for name, v in zip(names, (morf.auc, lerf.auc, difference), strict=True)}
-    card = _card(job, replace(morf.protocol, metric="ROAD" if road else "MoRF and LeRF", order=None))
-    return values, _kept(job, names[0], morf), card
-
-
-def _scale(job):
-    """Probabilities are printed ×100; logits as they are."""
-    return 100 if job.protocol["score"] == "probability" else 1
-
-
-def _kept(job, name, curve):
-    """What the baseline keeps; a share of a logit would mean nothing."""
-    return {name: curve.baseline_kept} if job.protocol["score"] == "probability" else {}
-
-
-def _road(*block):
-    return _morf_lerf(*block, road=True)
-
-
-def _box(job, pixel_values, target, maps, records):
-    on_photo = [m.nan_to_num(0) for m in _on_photo(job, pixel_values, maps, records)]
-    boxes = [r["box"] for r in records]
-    values = {
-        "pointing_game": metrics.pointing_game(on_photo, boxes),
-        "energy_in_box": metrics.energy_in_box(on_photo, boxes),
-    }
-    return values, {}, _card(job, metrics.Protocol("boxes", unit="photo pixel"))
-
-
-def _masks(name):
-    def measure(job, pixel_values, target, maps, records):
-        masks = [torch.as_tensor(np.array(r["mask"])) for r in records]
-        on_photo, masks = metrics.outside_is_void(_on_photo(job, pixel_values, maps, records), masks)
-        options = job.protocol
-        if name == "average_precision":
-            values = {name: metrics.average_precision(on_photo, masks, options["ap"])}
-            return values, {}, f"AP: target {options['target']} · ap {options['ap']}"
-        found = metrics.counts(on_photo, masks, options["threshold"])
-        value = metrics.accuracy_of(found) if name == "pixel_accuracy" else metrics.iou_of(found, options["iou"])
-        # The counts go into the rows too: dataset-level figures are made of their sums.
-        kind = "" if name == "pixel_accuracy" else f" · iou {options['iou']}"
-        card = (
-            f"{COLUMNS[name][0]}: target {options['target']} · threshold {options['threshold']}{kind} · "
-            f"aggregate {options['aggregate']}"
-        )
-        return dict(zip(COUNTS, found.T, strict=True)) | {name: value}, {}, card
-
-    return measure
-
-
-MEASURES = {
-    "drop": _drop,
-    "drop-top": _drop_top,
-    "insertion": _curve(metrics.insertion),
-    "deletion": _curve(metrics.deletion),
-    "morf-lerf": _morf_lerf,
-    "road": _road,
-    "box": _box,
-    "pixel-accuracy": _masks("pixel_accuracy"),
-    "iou": _masks("iou"),
-    "average-precision": _masks("average_precision"),
-}
-
-
-# Statistics -----------------------------------------------------------------------------------------------------------
-
-
-def summarize(rows: pd.DataFrame, methods: dict, protocol: dict, seed: int = 0, resamples: int = 5000) -> pd.DataFrame:
-    """One line per method and metric: mean, 95 % interval, and the difference from the method's uniform-weight twin.
-
-    Intervals are percentiles of a bootstrap over images (scipy). Every method sees the same resampled images, so
-    differences are paired. `best` is True where a method beats each other one with an interval that excludes 0.
-    Images for which a metric is not defined (no foreground) are left out, and counted.
-    """
-    lines = []
-    values = rows.pivot(index="image", columns=["metric", "method"], values="value")
-    twins = uniform_twins(methods)
-    for metric, (_, direction) in COLUMNS.items():
-        if metric not in values.columns.get_level_values(0):
-            continue
-        estimates, draws, images = _bootstrap(values, metric, list(methods), protocol, seed, resamples)
-        leader = int(np.argmax(direction * estimates)) if direction and images else None
-        for i, label in enumerate(methods):
-            line = {"metric": metric, "method": label, "mean": estimates[i]}
-            line["low"], line["high"] = _interval(draws[i])
-            line |= {"images": images, "left_out": len(values) - images}
-            line["best"] = (
-                i == leader
-                and images > 1
-                and all(_excludes_zero(direction * (draws[i] - draws[j]), 1) for j in range(len(methods)) if j != i)
-            )
-            if label in twins:
-                j = list(methods).index(twins[label])
-                line |= {"twin": twins[label], "difference": estimates[i] - estimates[j]}
-                line["difference_low"], line["difference_high"] = _interval(draws[i] - draws[j])
-            lines.append(line)
-        if (metric, BASELINE) in values.columns:
-            estimate, draw, count = _bootstrap(values, metric, [BASELINE], {"aggregate": "image"}, seed, resamples)
-            low, high = _interval(draw[0])
-            lines.append({"metric": metric, "method": BASELINE, "mean": estimate[0], "low": low, "high": high,
-                          "images": count, "left_out": len(values) - count, "best": False})  # fmt: skip
-    columns = ["twin", "difference", "difference_low", "difference_high"]
-    return pd.DataFrame(lines).reindex(columns=[*lines[0], *(c for c in columns if c not in lines[0])])
-
-
-def uniform_twins(methods: dict) -> dict[str, str]:
-    """{label of a GMAR variant: label of the same variant at norm=None}; plain rollout is such a twin too."""
-
-    def settings(name, options):
-        defaults = {
-            k: p.default for k, p in inspect.signature(METHODS[name].function).parameters.items() if k != "trace"
-        }
-        full = defaults | options
-        return full["alpha"], full["variant"], full.get("norm")
-
-    rollouts = {k: settings(*m) for k, m in methods.items() if m[0] in ("gmar", "rollout")}
-    uniform = {s[:2]: k for k, s in reversed(rollouts.items()) if s[2] is None}
-    return {k: uniform[s[:2]] for k, s in rollouts.items() if s[2] is not None and s[:2] in uniform}
-
-
-def _bootstrap(values, metric, labels, protocol, seed, resamples):
-    """Estimates (M,), bootstrap draws (M, resamples) with the same images for every method, and the image count."""
-    if protocol["aggregate"] == "dataset" and metric in ("iou", "pixel_accuracy"):
-        kind = protocol.get("iou", "foreground")
-
-        def statistic(*counts, axis):
-            sums = torch.from_numpy(np.stack([c.sum(axis) for c in counts], -1))
-            flat = sums.reshape(-1, 4)
-            found = metrics.iou_of(flat, kind) if metric == "iou" else metrics.accuracy_of(flat)
-            return found.reshape(sums.shape[:-1]).numpy()
-
-        names = COUNTS
-    else:
-        statistic, names = np.mean, (metric,)
-    defined = values[metric][labels].notna().all(axis=1)
-    arrays = tuple(values.loc[defined, name][labels].to_numpy().T for name in names)
-    images = arrays[0].shape[-1]
-    if images < 2:
-        estimates = statistic(*arrays, axis=-1) if images else np.full(len(labels), np.nan)
-        return estimates, np.full((len(labels), 1), np.nan), images
-    batch = max(1, 4_000_000 // arrays[0].size)
-    result = bootstrap(
-        arrays, statistic, paired=len(arrays) > 1, vectorized=True, axis=-1, n_resamples=resamples, batch=batch,
-        method="percentile", rng=np.random.default_rng(seed),
-    )  # fmt: skip
-    return statistic(*arrays, axis=-1), result.bootstrap_distribution, images
-
-
-def _interval(draws):
-    return tuple(np.percentile(draws, [2.5, 97.5]))
-
-
-def _excludes_zero(draws, sign=0):
-    low, high = _interval(draws)
-    return bool(low > 0 or (high < 0 and sign == 0))
-
-
-def to_markdown(summary: pd.DataFrame, cards: dict | None = None) -> str:
-    """Tables of means and intervals, of paired differences from uniform head weights, and the protocol under them."""
-    parts = []
-    images = int(summary["images"].max())
-    for table in TABLES:
-        shown = [m for m in table if (summary["metric"] == m).any()]
-        if not shown:
-            continue
-        lines = summary[summary["metric"].isin(shown)]
-        plain, base = lines[lines["method"] != BASELINE], lines[lines["method"] == BASELINE]
-        parts.append(_table(plain, shown, "Method", lambda r: _cell(r["mean"], r["low"], r["high"], r["best"])))
-        paired = plain[plain["twin"].notna()]
-        if len(paired):
-            paired = paired.assign(method=paired["method"] + " − " + paired["twin"])
-            parts.append(_table(paired, shown, "Paired difference", _difference))
-        notes = list(dict.fromkeys((cards or {}).get(m, "") for m in shown))
-        notes += [_baseline_note(r) for _, r in base.iterrows()]
-        left_out = {int(r["left_out"]) for _, r in plain.iterrows()} - {0}
-        notes += [f"{n} images without foreground are left out and not in the count." for n in left_out]
-        parts.append("\n".join(f"- {n}" for n in notes if n))
-    parts.append(
-        f"Means over {images} images, with 95 % intervals of a paired bootstrap over images. Bold in the first kind of "
-        "table: better than every other method, with each paired interval on one side of 0. Bold in a difference: its "
-        "interval excludes 0. Intervals are not corrected for the number of comparisons."
-    )
-    return "\n\n".join(parts) + "\n"
-
-
-def _table(lines, shown, corner, cell):
-    frame = pd.DataFrame(
-        {
-            f"{COLUMNS[m][0]} {'↓ ↑'[COLUMNS[m][1] + 1]}".strip(): {
-                r["method"]: cell(r) for _, r in lines[lines["metric"] == m].iterrows()
-            }
-            for m in shown
-        }
-    ).rename_axis(corner)
-    return frame.to_markdown(disable_numparse=True)
-
-
-def _cell(mean, low, high, bold=False, sign=""):
-    if np.isnan(mean):
-        return "–"
-    text = f"**{mean:{sign}.2f}**" if bold else f"{mean:{sign}.2f}"
-    return text if np.isnan(low) else f"{text} [{low:{sign}.2f}, {high:{sign}.2f}]"
-
-
-def _difference(line):
-    low, high = line["difference_low"], line["difference_high"]
-    return _cell(line["difference"], low, high, bool(low > 0 or high < 0), sign="+")
-
-
-def _baseline_note(line):
-    kept = _cell(line["mean"], line["low"], line["high"])
-    note = f"{COLUMNS[line['metric']][0]}: the baseline image keeps {kept} % of the full score."
-    if line["mean"] > metrics.KEPT_LIMIT:
-        note += f" ⚠ That is more than {metrics.KEPT_LIMIT:.0f} %: this baseline does not remove the object."
-    return note
-
-
-# Provenance and files -------------------------------------------------------------------------------------------------
-
-
-def provenance(**extra) -> dict:
-    """What made a result: command, date, commit, versions, device; `extra` adds model, data, seed, wall time and so on.
-
-    Paths are cut to their last part: a results file says nothing about the machine's folders.
-    """
-    program = Path(sys.argv[0]).name
-    command = ["gmar" if program in ("__main__.py", "gmar") else program, *map(_shown, sys.argv[1:])]
-    packages = ("torch", "transformers", "numpy", "scipy", "scikit-learn", "scikit-image", "accelerate", "datasets")
-    record = {
-        "command": " ".join(command),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "gmar_utils": __version__,
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in packages},
-        "device": describe_device(),
-    }
-    return record | extra
-
-
-def describe_device(device: torch.device | str = "cpu") -> str:
-    """The GPU's name, or the CPU's with the number of threads."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        if info.exists()
-        else []
-    )
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-
-
-def weights_sha256(vit: Vit) -> str:
-    """SHA-256 of the checkpoint's model.safetensors; of the weights themselves for a model made in memory."""
-    folder = CHECKPOINTS / vit.name if vit.name in bundled() else Path(vit.name)
-    file = folder / "model.safetensors"
-    if not file.is_file() and vit.name.count("/") == 1:
-        from huggingface_hub import try_to_load_from_cache
-
-        cached = try_to_load_from_cache(vit.name, "model.safetensors")
-        file = Path(cached) if isinstance(cached, str) else file
-    digest = hashlib.sha256()
-    if file.is_file():
-        digest.update(file.read_bytes())
-    else:
-        for name, tensor in sorted(vit.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _claim(out, settings):
     """Make `out` this run's folder, or make sure that it is."""
     (out / "parts").mkdir(parents=True, exist_ok=True)
@@ -569,7 +200,7 @@ def _claim(out, settings):
         before = json.loads(file.read_text())
         if changed := [k for k in settings if before.get(k) != settings[k]]:
             raise ValueError(
-                f"The folder {_shown(str(out))!r} holds a run with another {', '.join(changed)}. Give another --out, "
+                f"The folder {shown(str(out))!r} holds a run with another {', '.join(changed)}. Give another --out, "
                 "or delete the folder to start again."
             )
     _write(file, json.dumps(settings, indent=1))
@@ -580,26 +211,6 @@ def _write(file, text):
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(file)
-
-
-def _shown(text):
-    """A path, or --option=path, without the folders of this machine."""
-    return re.sub(r"(^|=)/\S*/", r"\1", text)
-
-
-def _git(*arguments):
-    here = Path(__file__).parent
-    if not (here.parent / ".git").exists():
-        return None
-    run = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=False)
-    return run.stdout.strip() if run.returncode == 0 else None
-
-
-def _version(name):
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 # Command line ---------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ class Method:
     reads: str  # "attention" | "gradients" (both from one shared trace) | "model" | "grid"
     citation: str | None = None
 
-    @property
+    @cached_property
     def options(self) -> tuple[str, ...]:
         skip = {"trace", "model", "pixel_values", "target", "prefix_tokens", "grid"}
         return tuple(p for p in inspect.signature(self.function).parameters if p not in skip)
@@ -47,17 +48,9 @@ METHODS: dict[str, Method] = {
 
 
 def explain(
-    model: nn.Module,
-    pixel_values: torch.Tensor,
-    method: str = "gmar",
-    target=None,
-    upsample: bool = True,
-    *,
-    prefix_tokens: int | None = None,
-    grid: tuple[int, int] | None = None,
-    batch_size: int | None = None,
-    **options,
-) -> torch.Tensor:
+    model: nn.Module, pixel_values: torch.Tensor, method: str = "gmar", target=None, upsample: bool = True, *,
+    prefix_tokens: int | None = None, grid: tuple[int, int] | None = None, batch_size: int | None = None, **options,
+) -> torch.Tensor:  # fmt: skip
     """A map for each image: float32 (B, height, width) in [0, 1], min–max per image; a constant map becomes 0.
 
     model         transformers or timm-style classifier      pixel_values  (B, channels, height, width)
@@ -78,22 +71,16 @@ def explain(
 
 
 def explain_many(
-    model: nn.Module,
-    pixel_values: torch.Tensor,
-    methods: Mapping[str, tuple[str, dict]],
-    target=None,
-    upsample: bool = True,
-    *,
-    prefix_tokens: int | None = None,
-    grid: tuple[int, int] | None = None,
+    model: nn.Module, pixel_values: torch.Tensor, methods: Mapping[str, tuple[str, dict]], target=None,
+    upsample: bool = True, *, prefix_tokens: int | None = None, grid: tuple[int, int] | None = None,
     batch_size: int | None = None,
-) -> dict[str, torch.Tensor]:
+) -> dict[str, torch.Tensor]:  # fmt: skip
     """{label: (method, options)} → {label: maps}, as `explain`; one trace serves every map that reads attention."""
     for method, options in methods.values():
         _check(method, options)
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-    chunk = batch_size or _fitting_batch(model, pixel_values)
+    chunk = batch_size or (_fitting_batch(model, pixel_values) if len(pixel_values) > 1 else 1)
     parts = []
     for start in range(0, len(pixel_values), chunk):
         part = slice(start, start + chunk)
@@ -108,8 +95,8 @@ def explain_many(
 def minmax(maps: torch.Tensor) -> torch.Tensor:
     """Each map of (B, …) scaled to [0, 1]; a constant map becomes 0."""
     flat = maps.float().flatten(1)
-    low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
-    return torch.where(high > low, (flat - low) / (high - low).clamp_min(1e-38), 0.0).view_as(maps)
+    low, high = flat.aminmax(dim=1, keepdim=True)
+    return ((flat - low) / (high - low).clamp_min(torch.finfo(flat.dtype).tiny)).view_as(maps)
 
 
 def _scores(model, pixel_values, methods, target, prefix_tokens, grid):
@@ -120,16 +107,14 @@ def _scores(model, pixel_values, methods, target, prefix_tokens, grid):
         backward = any(METHODS[m].reads == "gradients" and o.get("norm", "") is not None for m, o in methods.values())
         seen = trace(model, pixel_values, target, **layout, gradients=backward)
         target = seen.target
-    scores = {}
-    for label, (name, options) in methods.items():
+
+    def score(name, options):
         method = METHODS[name]
         if method.reads == "model":
-            scores[label] = method.function(model, pixel_values, target, **layout, **options)
-        elif method.reads == "grid":
-            scores[label] = method.function(pixel_values, seen.grid, **options)
-        else:
-            scores[label] = method.function(seen, **options)
-    return scores
+            return method.function(model, pixel_values, target, **layout, **options)
+        return method.function(*((pixel_values, seen.grid) if method.reads == "grid" else (seen,)), **options)
+
+    return {label: score(*method) for label, method in methods.items()}
 
 
 def _finish(maps, size):

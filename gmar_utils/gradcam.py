@@ -4,31 +4,24 @@ import torch
 from torch import nn
 
 from .architecture import blocks, first_norm, patch_grid, unwrap
-from .capture import class_score, logits_of, recording, resolve_target
+from .capture import class_score, recording, resolve_target
 
 
-def gradcam(
-    model: nn.Module, pixel_values: torch.Tensor, target=None, prefix_tokens=None, grid=None
-) -> torch.Tensor:
+def gradcam(model: nn.Module, pixel_values: torch.Tensor, target=None, prefix_tokens=None, grid=None) -> torch.Tensor:
     """Grad-CAM (B, R, C) [selvaraju2017gradcam] at the last block's first LayerNorm.
 
     A [CLS] classifier's last block output has no gradient at the patches, so the layer in front of its attention is
     read. Channel weights = mean gradient over the patch tokens; weighted sum over channels; ReLU. Arguments as `trace`.
     """
-    model = unwrap(model)
-    seen = []
+    model, seen = unwrap(model), []
 
     def keep(module, args, output):
         seen.append(output.detach().requires_grad_())
         return seen[-1]
 
-    with recording(model, pixel_values) as (recorder, pixel_values):
-        handle = first_norm(blocks(model)[-1]).register_forward_hook(keep)
-        try:
-            logits = logits_of(model(pixel_values))
-        finally:
-            handle.remove()
-        recorder.checked(model, pixel_values)
+    hooks = [(first_norm(blocks(model)[-1]), keep)]
+    with recording(model, pixel_values, hooks=hooks) as (recorder, pixel_values):
+        logits, _ = recorder.forward(model, pixel_values)
         score = class_score(logits, resolve_target(model, logits, target)).sum()
         (gradient,) = torch.autograd.grad(score, seen)
     activation = seen[0].detach().float()

@@ -4,18 +4,13 @@ import torch
 from torch import nn
 
 from .architecture import blocks, classify, patch_grid, unwrap
-from .capture import class_score, logits_of, recording, resolve_target
+from .capture import class_score, recording, resolve_target
 
 
 def legrad(
-    model: nn.Module,
-    pixel_values: torch.Tensor,
-    target=None,
-    layers: str | int = "all",
-    pool: str = "model",
-    prefix_tokens: int | None = None,
-    grid: tuple[int, int] | None = None,
-) -> torch.Tensor:
+    model: nn.Module, pixel_values: torch.Tensor, target=None, layers: str | int = "all", pool: str = "model",
+    prefix_tokens: int | None = None, grid: tuple[int, int] | None = None,
+) -> torch.Tensor:  # fmt: skip
     """LeGrad (B, R, C) [bousselham2024legrad]: mean over layers, heads and query positions of ReLU(∂s⁽ˡ⁾/∂A⁽ˡ⁾).
 
     s⁽ˡ⁾ is the target's logit when the model's own final norm, pooling and head read layer l's tokens.
@@ -38,29 +33,20 @@ def layer_maps(
     The graph is cut between the blocks: L short backward passes in one call, cheaper than one through the model."""
     if pool not in ("model", "mean"):
         raise ValueError(f"pool must be 'model' or 'mean', got {pool!r}.")
-    model = unwrap(model)
-    with recording(model, pixel_values, local=True) as (recorder, pixel_values):
-        outputs, handles = [], []
+    model, outputs = unwrap(model), []
 
-        def keep(module, args, output):
-            tokens = output[0] if isinstance(output, tuple) else output
-            outputs.append(tokens)
-            return (tokens.detach(), *output[1:]) if isinstance(output, tuple) else tokens.detach()
+    def keep(module, args, output):
+        tokens, *rest = output if isinstance(output, tuple) else (output,)
+        outputs.append(tokens)
+        return (tokens.detach(), *rest) if rest else tokens.detach()
 
-        try:
-            for block in blocks(model):
-                handles.append(block.register_forward_hook(keep))
-            logits = logits_of(model(pixel_values))
-        finally:
-            for handle in handles:
-                handle.remove()
-        attentions = recorder.checked(model, pixel_values)
+    hooks = [(block, keep) for block in blocks(model)]
+    with recording(model, pixel_values, local=True, hooks=hooks) as (recorder, pixel_values):
+        logits, attentions = recorder.forward(model, pixel_values)
         target = resolve_target(model, logits, target)
         if pool == "mean":
             outputs = [o.mean(1, keepdim=True).expand_as(o) for o in outputs]
         score = sum(class_score(classify(model, o), target).sum() for o in outputs)
         gradients = torch.autograd.grad(score, attentions)
     prefix, grid = patch_grid(model, pixel_values, attentions[0].shape[-1], prefix_tokens, grid)
-    maps = [g.float().clamp_min(0).mean((1, 2)) for g in gradients]
-    return torch.stack(maps, 1)[..., prefix:].unflatten(2, grid)
-
+    return torch.stack([g.relu().mean((1, 2)) for g in gradients], 1)[..., prefix:].unflatten(2, grid)

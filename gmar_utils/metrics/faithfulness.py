@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ..architecture import patch_grid, unwrap
-from ..capture import class_score, logits_of, probability, resolve_target
+from ..capture import check_pixel_values, class_score, logits_of, probability, resolve_target, settled
 from .imputation import blur, linear
 
 KEPT_LIMIT = 20.0  # percent of the full score: a baseline that keeps more than this is no "nothing"
@@ -193,19 +193,8 @@ def evaluating(model, pixel_values):
 
     bfloat16 only where the GPU has it (a T4 emulates it, slowly), float16 there; float32 on a CPU.
     """
-    module = unwrap(model)
-    if not isinstance(pixel_values, torch.Tensor) or pixel_values.ndim != 4:
-        raise ValueError(
-            "pixel_values must be a tensor (B, channels, height, width), got "
-            f"{getattr(pixel_values, 'shape', type(pixel_values).__name__)}."
-        )
-    with ExitStack() as stack:
-        for part in [m for m in module.modules() if m.training]:
-            part.training = False
-            stack.callback(setattr, part, "training", True)
-        if getattr(getattr(module, "config", None), "_attn_implementation", None) == "eager":
-            module.set_attn_implementation("sdpa")
-            stack.callback(module.set_attn_implementation, "eager")
+    check_pixel_values(pixel_values)
+    with settled(unwrap(model)), ExitStack() as stack:
         dtype, device = pixel_values.dtype, pixel_values.device.type
         if torch.is_autocast_enabled(device):  # the caller's own choice, such as bfloat16 on a CPU that has it
             dtype = torch.get_autocast_dtype(device)

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from gmar_utils import checks
+from gmar_utils.checks import engine
 
 
 @pytest.fixture(autouse=True)
 def clean_slate(monkeypatch):
-    monkeypatch.setattr(checks, "_results", {})
+    monkeypatch.setattr(engine, "_results", {})
 
 
 def said(capsys, name, answer):
@@ -215,14 +216,14 @@ WRONG = [
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_answers_pass(capsys, name):
     assert said(capsys, name, RIGHT[name]).startswith(f"✓ {name}: right.")
-    assert checks._results == {name: True}
+    assert engine._results == {name: True}
 
 
 @pytest.mark.parametrize(("name", "answer", "words"), WRONG, ids=[f"{n}-{w}" for n, _, w in WRONG])
 def test_a_usual_mistake_gets_its_hint(capsys, name, answer, words):
     text = said(capsys, name, answer)
     assert text.startswith(f"✗ {name}: ") and words in text
-    assert checks._results == {name: False}
+    assert engine._results == {name: False}
 
 
 def test_every_exercise_of_these_chapters_is_tested():
@@ -243,7 +244,7 @@ def test_an_unfilled_stub_is_met_with_a_friendly_line(capsys, name, stub):
     if name == "unused_rows" and callable(stub):
         pytest.skip("this exercise takes a set, not a function")
     assert "not filled in yet" in said(capsys, name, stub)
-    assert checks._results == {}
+    assert engine._results == {}
 
 
 def test_other_mistakes_get_the_error_the_shape_or_a_number(capsys):
@@ -265,7 +266,7 @@ def test_lists_and_arrays_are_answers_too(capsys):
 
 def test_a_solution_counts_for_nothing_and_must_be_right(capsys):
     checks.rollout(RIGHT["rollout"], solution=True)
-    assert checks._results == {} and "✓" in capsys.readouterr().out
+    assert engine._results == {} and "✓" in capsys.readouterr().out
     for wrong in (lambda t: roll(t, lazy, reverse=False), ...):
         with pytest.raises(AssertionError, match="rollout"):
             checks.rollout(wrong, solution=True)
@@ -285,7 +286,7 @@ def test_report_is_one_line_that_verifies(capsys):
 def test_a_later_right_answer_replaces_a_wrong_one(capsys):
     checks.softmax(lambda s: s.softmax(-2))
     checks.softmax(RIGHT["softmax"])
-    assert checks._results == {"softmax": True}
+    assert engine._results == {"softmax": True}
 
 
 def test_report_without_any_answer(capsys):

@@ -290,6 +290,18 @@ def test_the_markdown_names_protocol_and_pairs(whole):
     assert "masking top" in text and "ROAD" in text and "Coverage" in text and "10 images" in text
 
 
+def test_tables_hold_the_texts_the_bold_and_the_notes_of_the_markdown(whole):
+    cards = json.loads((whole[1] / "protocol.json").read_text())
+    means, differences = evaluate.tables(whole[0].summary, cards)[:2]
+    assert list(means.frame.columns) == ["Avg Drop ↓", "Coverage", "Avg Increase ↑", "Insertion ↑", "Deletion ↓"]
+    assert list(means.frame.index) == METHODS and list(differences.frame.index) == ["gmar-l1-report − rollout-report"]
+    line = whole[0].summary.query("method == 'random' and metric == 'insertion'").iloc[0]
+    assert means.frame.loc["random", "Insertion ↑"] == f"{line['mean']:.2f} [{line['low']:.2f}, {line['high']:.2f}]"
+    assert means.bold.loc["random", "Insertion ↑"] == line["best"] and means.bold.shape == means.frame.shape
+    assert not means.notes and all(f"- {note}" in whole[0].markdown for note in differences.notes)
+    assert whole[0].markdown.endswith(evaluate.footnote(whole[0].summary) + "\n")
+
+
 def test_every_gmar_variant_of_the_default_set_has_its_twin():
     twins = evaluate.uniform_twins(evaluate.DEFAULT_METHODS)
     assert twins == {
