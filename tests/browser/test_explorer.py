@@ -669,11 +669,18 @@ def test_live_in_jupyterlab(browser, tmp_path):
         page.on("request", lambda r: None if r.url.startswith(here) else off_site.append(r.url))
         page.goto(f"{base}/lab/tree/live.ipynb?reset")
         page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
-        page.wait_for_timeout(2000)
+        page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=120_000)
 
         def run(number):
-            page.locator(".jp-Notebook .jp-CodeCell .jp-InputPrompt").nth(number).click()
-            page.keyboard.press("Control+Enter")
+            """Press until the prompt says that the cell runs: for its first seconds JupyterLab hears no shortcut."""
+            prompt = page.locator(".jp-Notebook .jp-CodeCell .jp-InputPrompt").nth(number)
+            for _ in range(60):
+                prompt.click()
+                page.keyboard.press("Control+Enter")
+                page.wait_for_timeout(500)
+                if prompt.inner_text().strip() != "[ ]:":
+                    return
+            pytest.fail("JupyterLab does not run the cell")
 
         run(0)
         view = page.locator(".gmar[data-checksum]")
