@@ -56,6 +56,12 @@ def test_a_target_by_number_or_word(place, target):
     assert "goldfish" in (place / "one/explanations.csv").read_text()
 
 
+def test_a_photo_in_its_own_shape(place):
+    run = gmar("explain", "photos/a.png", "--image-size", "64x96", "--out", "wide", cwd=place)
+    assert run.returncode == 0, run.stderr
+    assert np.load(place / "wide/a.gmar.npy").shape == (40, 60)
+
+
 def test_good_photos_are_written_though_others_are_bad(place):
     run = gmar("explain", "photos/a.png", "missing.png", "text.jpg", "empty.png", "cut.png", "--out", "mix", cwd=place)
     assert run.returncode == 2 and "Traceback" not in run.stderr
@@ -72,6 +78,7 @@ def test_good_photos_are_written_though_others_are_bad(place):
     [
         (["explain", "photos/a.png", "--method", "gmarr"], "invalid choice"),
         (["explain", "photos/a.png", "--alpha", "nan"], "alpha must be a finite number"),
+        (["explain", "photos/a.png", "--image-size", "64x"], "image size must be pixels"),
         (["explain", "photos/a.png", "--target", "golfish"], "no label 'golfish'"),
         (["explain", "photos/a.png", "--target", "200"], "outside the model's classes 0 to 199"),
         (["explain", "photos/a.png", "--method", "legrad", "--alpha", "1"], "it takes layers, pool"),
