@@ -72,7 +72,7 @@ def shrink_pictures(app, exception):
     heavy = [path for path in (out / "_images").glob("*.png") if path.stat().st_size > 40_000]
     for path in heavy:
         with Image.open(path) as picture:
-            picture.convert("RGB").save(path.with_suffix(".webp"), quality=70, method=6)
+            picture.convert("RGB").save(path.with_suffix(".webp"), quality=62, method=6)
     for page in out.rglob("*.html") if heavy else ():
         text = page.read_text(encoding="utf8")
         light = re.sub("|".join(re.escape(path.name) for path in heavy), lambda name: name[0][:-3] + "webp", text)
