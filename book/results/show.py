@@ -133,7 +133,7 @@ def choices(name):
 def survey(name, metrics=("average_drop", "average_increase", "insertion", "deletion")):
     """One cell for each setting (rows), metric (panels) and pair of methods (columns): who is better there? Returns the
     figure. An empty cell: the setting does not touch that metric."""
-    table, code = choices(name), {HOLDS: 0, OPEN: 1, NOT: 2}
+    table, code = choices(name), {verdict: k for k, verdict in enumerate(COLOURS)}
     settings, pairs = table["setting"].unique(), table["pair"].unique()
     figure, axes = plt.subplots(1, len(metrics), figsize=(11, 0.28 * len(settings) + 2.2), sharey=True)
     for ax, metric in zip(axes, metrics, strict=True):
