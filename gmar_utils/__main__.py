@@ -3,7 +3,6 @@
 import argparse
 import csv
 import importlib
-import math
 import sys
 import warnings
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from . import METHODS, __version__, explain, load_model, probability, trace
+from . import METHODS, __version__, arguments, explain, load_model, probability, trace
 from .architecture import model_type
 from .models import bundled
 from .photos import read_photo
@@ -51,12 +50,12 @@ def main(argv: list[str] | None = None) -> int:
     p.add_argument("--model", default="vit-tiny-imagenet", help="bundled name, folder or hub id (default: %(default)s)")
     p.add_argument("--method", default="gmar", choices=METHODS, metavar="METHOD",
                    help=f"one of {', '.join(METHODS)} (default: %(default)s)")  # fmt: skip
-    p.add_argument("--alpha", type=_alpha, help="strength of the residual, for rollout and gmar (default: 1)")
+    p.add_argument("--alpha", type=arguments.alpha, help="strength of the residual, for rollout and gmar (default: 1)")
     p.add_argument("--norm", choices=["l1", "l2", "none"], help="norm of the head weights, for gmar (default: l1)")
     p.add_argument("--variant", choices=VARIANTS, help="recursion and order, for rollout and gmar")
     p.add_argument("--target", help="class to explain, as a number or a label word (default: the predicted class)")
-    p.add_argument("--image-size", type=_size, metavar="N|HxW", help="run the model at another resolution or shape, in "
-                   "pixels: 112, or 64x96 for photos in 3:2")  # fmt: skip
+    p.add_argument("--image-size", type=arguments.image_size, metavar="N|HxW",
+                   help="run the model at another resolution or shape, in pixels: 112, or 64x96")  # fmt: skip
     p.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"), help="black and white of 16-bit pictures")
     p.add_argument("--out", type=Path, default=Path("explanations"), help="output folder (default: %(default)s)")
     p.set_defaults(run=_explain)
@@ -157,22 +156,6 @@ def _class_id(vit, text):
             + (f"; near it: {', '.join(near)}." if near else "; see them all with gmar info MODEL.")
         )
     return found[0]
-
-
-def _alpha(text):
-    value = float(text)
-    if not (math.isfinite(value) and value >= 0):
-        raise argparse.ArgumentTypeError(f"alpha must be a finite number of at least 0, got {text}")
-    return value
-
-
-def _size(text):
-    sides = text.split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
-        raise argparse.ArgumentTypeError(
-            f"image size must be pixels such as 112, or height x width such as 64x96, got {text}"
-        )
-    return int(text) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 
 
 def _info(args) -> int:

@@ -51,14 +51,14 @@ def readout(model: nn.Module, tokens: int, prefix_tokens: int, device=None) -> t
         or (kind == "beit" and model.config.use_mean_pooling)
         or getattr(model, "global_pool", "") == "avg"  # timm
     )
+    v = torch.zeros(tokens, device=device)
     if pools_patches:
-        patches = tokens - prefix_tokens
-        v = [0.0] * prefix_tokens + [1 / patches] * patches
+        v[prefix_tokens:] = 1 / (tokens - prefix_tokens)
     elif model._modules.get("distillation_classifier") or model._modules.get("head_dist"):
-        v = [0.5, 0.5] + [0.0] * (tokens - 2)
+        v[:2] = 0.5
     else:
-        v = [1.0] + [0.0] * (tokens - 1)
-    return torch.tensor(v, device=device)
+        v[0] = 1
+    return v
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:

@@ -135,7 +135,10 @@ def settled(model: nn.Module):
     with ExitStack() as stack:
         modules = [model]
         for module in modules:  # grows while it runs: `model.modules()` in a fraction of its time
-            modules += [m for m in module._modules.values() if m is not None]
+            if module is None:  # an optional part that this model lacks
+                continue
+            if module._modules:
+                modules += module._modules.values()
             if module.training:
                 stack.callback(setattr, module, "training", True)
                 module.training = False

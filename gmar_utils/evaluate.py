@@ -19,7 +19,7 @@ import torch
 from accelerate import PartialState
 from tqdm import tqdm
 
-from . import __version__, data, metrics
+from . import __version__, arguments, data, metrics
 from .capture import logits_of, resolve_target
 from .explain import METHODS, explain_many
 from .measures import MEASURES, Job
@@ -228,10 +228,11 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--model", default="vit-tiny-imagenet", help="bundled name, folder or hub id (default: %(default)s)"
     )
-    parser.add_argument("--image-size", type=int, help="run the model at another resolution, in pixels")
-    parser.add_argument("--limit", type=_positive, help="so many images, drawn with --seed (default: all)")
+    parser.add_argument("--image-size", type=arguments.image_size, metavar="N|HxW",
+                        help="run the model at another resolution or shape, in pixels")  # fmt: skip
+    parser.add_argument("--limit", type=arguments.positive, help="so many images, drawn with --seed (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="draws images, random maps and bootstrap (default: 0)")
-    parser.add_argument("--batch-size", type=_positive, default=64, help="images per forward pass (default: 64)")
+    parser.add_argument("--batch-size", type=arguments.positive, default=64, help="images in a forward (default: 64)")
     parser.add_argument(
         "--methods", nargs="+", metavar="METHOD",
         help=f"labels ({', '.join(DEFAULT_METHODS)}), methods, or METHOD:option=value,… such as gmar:norm=l2,alpha=2; "
@@ -332,10 +333,3 @@ def _check_measures(measures, fields):
 
 def _seeded(methods, seed):
     return {k: (m, {"seed": seed, **o} if m == "random" else o) for k, (m, o) in methods.items()}
-
-
-def _positive(text):
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value

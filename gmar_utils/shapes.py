@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.fft
+from tqdm import tqdm
 
 BLOCK = 64  # scenes drawn together; each block has its own random stream
 SUPERSAMPLE = 3  # odd, so that the middle sample of a pixel is its centre, which decides the mask
@@ -211,7 +212,8 @@ def scenes(n, size=64, seed=0, objects=1, occlusion=0.0, start=0):
     if objects not in (1, 2) or not 0 <= occlusion < 1:
         raise ValueError(f"expected objects 1 or 2 and occlusion in [0, 1), got {objects} and {occlusion}")
     first, last = start // BLOCK, -(-(start + n) // BLOCK)
-    blocks = [_block(seed, block, size, objects, occlusion) for block in range(first, last)]
+    numbers = tqdm(range(first, last), desc="Drawing scenes", unit="block", delay=2, disable=None)
+    blocks = [_block(seed, block, size, objects, occlusion) for block in numbers]
     keep = slice(start - first * BLOCK, start - first * BLOCK + n)
     images, labels, masks, hidden = (np.concatenate(part)[keep] for part in zip(*blocks, strict=True))
     return Scenes((images * 255 + 0.5).astype(np.uint8), labels, masks, _boxes(masks), hidden)

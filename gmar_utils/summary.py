@@ -143,6 +143,12 @@ class Table(NamedTuple):
     notes: list[str]
 
 
+def title(metric: str) -> str:
+    """A metric's title with an arrow in the direction that is better."""
+    name, direction = COLUMNS.get(metric, (metric.replace("_", " "), 0))
+    return f"{name} {'↓ ↑'[direction + 1]}".strip()
+
+
 def tables(summary: pd.DataFrame, cards: dict | None = None) -> list[Table]:
     """The tables of a summary: means, and paired differences from uniform head weights, for each group of metrics."""
     found = []
@@ -193,7 +199,7 @@ def _table(lines, shown, corner, sign=""):
     wide = lines.assign(text=texts).pivot(index="method", columns="metric", values=["text", "bold"])
     wide = wide.reindex(index=lines["method"].unique()).rename_axis(corner)
     frame, bold = (wide[part].reindex(columns=shown).rename_axis(columns=None) for part in ("text", "bold"))
-    titles = {m: f"{COLUMNS[m][0]} {'↓ ↑'[COLUMNS[m][1] + 1]}".strip() for m in shown}
+    titles = {m: title(m) for m in shown}
     return Table(frame.fillna("–").rename(columns=titles), bold.eq(True).rename(columns=titles), [])
 
 

@@ -6,6 +6,7 @@ are means, 95 % intervals and verdicts. `--small` takes few images and writes be
 
 import argparse
 import contextlib
+import functools
 import itertools
 import json
 import time
@@ -436,12 +437,13 @@ def photos(run):
     shown = {name: (data.photo(name), NAMES.get(name, ())) for name in data.PHOTOS}
     for name in ("cat", "coffee"):
         shown[f"cat and coffee: {name}"] = (data.cat_and_coffee(), NAMES[name])
+    model = functools.cache(lambda *shape: load_model("vit-tiny-imagenet", image_size=shape))
     for size, keep in itertools.product(PIXELS, (False, True)):
         for name, (photo, ids) in shown.items():
             wide = 8 * round(size * photo.width / photo.height / 8) if keep else size
             if keep and wide == size:
                 continue  # a square photo
-            vit = load_model("vit-tiny-imagenet", image_size=(size, wide))
+            vit = model(size, wide)
             with torch.inference_mode():
                 p = vit.model(vit.preprocess(photo)).logits[0].softmax(-1)
             order = p.argsort(descending=True).tolist()

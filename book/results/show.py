@@ -13,7 +13,7 @@ from IPython.display import HTML, Markdown, display
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
-from gmar_utils.evaluate import COLUMNS, to_markdown
+from gmar_utils.summary import title, to_markdown
 
 HERE = Path(__file__).parent
 pd.set_option("display.max_colwidth", None, "display.max_rows", 200)
@@ -80,13 +80,7 @@ def means(table, rows="method", columns="metric", digits=2, value="mean", low="l
     ]
     wide = table.assign(text=text).pivot(index=rows, columns=columns, values="text")
     wide = wide.loc[table[rows].unique(), table[columns].unique()].fillna("")
-    return wide.rename(columns=arrow).rename_axis(index=None, columns=None)
-
-
-def arrow(metric):
-    """A metric's title with the direction that is better."""
-    title, sign = COLUMNS.get(metric, (str(metric).replace("_", " "), 0))
-    return f"{title} {'↓ ↑'[sign + 1]}".strip()
+    return wide.rename(columns=title).rename_axis(index=None, columns=None)
 
 
 def claims(source):
@@ -142,7 +136,7 @@ def survey(name, metrics=("average_drop", "average_increase", "insertion", "dele
         seaborn.heatmap(
             wide, vmin=0, vmax=2, cmap=ListedColormap([*COLOURS.values()]), cbar=False, linewidths=1.5, ax=ax
         )
-        ax.set(title=arrow(metric), xlabel="", ylabel="")
+        ax.set(title=title(metric), xlabel="", ylabel="")
         ax.tick_params(length=0)
     labels = ("first is better", "cannot be told", "second is better")
     patches = [Patch(color=c, label=x) for c, x in zip(COLOURS.values(), labels, strict=True)]
@@ -159,7 +153,7 @@ def survivors(name):
     )
     better = found["verdicts"].map({(HOLDS,): "the first", (NOT,): "the second"})
     same = found.assign(better=better).dropna(subset="better").drop(columns="verdicts").reset_index()
-    return same.assign(metric=same["metric"].map(arrow))
+    return same.assign(metric=same["metric"].map(title))
 
 
 def weights_help(*names):

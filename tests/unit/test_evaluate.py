@@ -336,8 +336,8 @@ def test_the_command_line_speaks_specs_and_presets():
     }  # fmt: skip
     parser = argparse.ArgumentParser()
     evaluate.add_arguments(parser)
-    args = parser.parse_args(["--limit", "5", "--protocol", "report"])
-    assert args.limit == 5 and args.data == "tiny-imagenet" and args.methods is None
+    args = parser.parse_args(["--limit", "5", "--protocol", "report", "--image-size", "64x96"])
+    assert args.image_size == (64, 96) and args.limit == 5 and args.data == "tiny-imagenet" and args.methods is None
     for bad in (["--limit", "0"], ["--metrics", "loss"], ["--data", "cifar"]):
         with pytest.raises(SystemExit):
             parser.parse_args(bad)
