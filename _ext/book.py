@@ -60,7 +60,9 @@ def social_preview(app, pagename, templatename, context, doctree):
 def plain_docstring(app, what, name, obj, options, lines):
     """Docstrings are aligned plain text, not reStructuredText: the first paragraph as prose, the rest as it stands."""
     summary, _, rest = "\n".join(lines).strip().partition("\n\n")
-    lines[:] = re.sub(r"([*|\\_])", r"\\\1", summary).replace("`", "``").splitlines()
+    parts = summary.split("`")  # text and code in turn; code needs no escape
+    parts[::2] = (re.sub(r"([*|\\_])", r"\\\1", text) for text in parts[::2])
+    lines[:] = "``".join(parts).splitlines()
     if rest:
         lines += ["", ".. code-block:: none", "", *("   " + line for line in rest.splitlines())]
     lines.append("")

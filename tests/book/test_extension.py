@@ -59,7 +59,7 @@ def test_heavy_pictures_become_light_and_pages_follow(tmp_path):
 
 
 def test_docstrings_keep_their_columns():
-    lines = ["Maps of *one* photo.", "", "photo   a path", "map     (r, c)"]
+    lines = ["Maps of *one* photo, as `to_photo`.", "", "photo   a path", "map     (r, c)"]
     book.plain_docstring(None, "function", "f", None, None, lines)
-    assert lines[0] == r"Maps of \*one\* photo."
+    assert lines[0] == r"Maps of \*one\* photo, as ``to_photo``."
     assert lines[1:] == ["", ".. code-block:: none", "", "   photo   a path", "   map     (r, c)", ""]
