@@ -199,8 +199,7 @@ def _table(lines, shown, corner, sign=""):
     wide = lines.assign(text=texts).pivot(index="method", columns="metric", values=["text", "bold"])
     wide = wide.reindex(index=lines["method"].unique()).rename_axis(corner)
     frame, bold = (wide[part].reindex(columns=shown).rename_axis(columns=None) for part in ("text", "bold"))
-    titles = {m: title(m) for m in shown}
-    return Table(frame.fillna("–").rename(columns=titles), bold.eq(True).rename(columns=titles), [])
+    return Table(frame.fillna("–").rename(columns=title), bold.eq(True).rename(columns=title), [])
 
 
 def _cell(mean, low, high, sign=""):

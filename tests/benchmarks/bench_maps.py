@@ -189,13 +189,13 @@ def main():
     memory = [{"batch": b, "megabytes": peak_memory(b)} for b in (1, 2, 4, 8, 16)]
     for row in memory:
         row["megabytes_per_image"] = row["megabytes"] / row["batch"]
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_csv(RESULTS / "bench_maps.csv", index=False, float_format="%.4g")
-    pd.DataFrame(memory).to_csv(RESULTS / "bench_memory.csv", index=False, float_format="%.4g")
     record = provenance(
         seed=0, wall_time_s=round(time.time() - start), repetitions=repetitions, threads=torch.get_num_threads(),
         left_out=LEFT_OUT, notes=NOTES,
     )  # fmt: skip
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(RESULTS / "bench_maps.csv", index=False, float_format="%.4g")
+    pd.DataFrame(memory).to_csv(RESULTS / "bench_memory.csv", index=False, float_format="%.4g")
     (RESULTS / "bench_maps.json").write_text(json.dumps(record, indent=1) + "\n")
     print(pd.DataFrame(memory).round(1).to_string(index=False))
 

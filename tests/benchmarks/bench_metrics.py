@@ -147,12 +147,12 @@ def main():
     for size in SIZES:
         rows += measure(size, repetitions if "64 px" in size else max(2, repetitions // 2))
         print(pd.DataFrame(rows).iloc[:, 4:].round(3).to_string(index=False), flush=True)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_csv(RESULTS / "bench_metrics.csv", index=False, float_format="%.4g")
     record = provenance(
         wall_time_s=round(time.perf_counter() - start), repetitions=repetitions, threads=torch.get_num_threads(),
         models="random weights", data="random images", seed=0,
     )  # fmt: skip
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(RESULTS / "bench_metrics.csv", index=False, float_format="%.4g")
     (RESULTS / "bench_metrics.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
