@@ -20,6 +20,27 @@ def vision_config(model: nn.Module):
     return getattr(config, "vision_config", config)
 
 
+def dispatches(model: nn.Module) -> bool:
+    """Whether all attention of the model goes through transformers' attention interface: a type of the table below, and
+    no module in it that is not transformers' or torch's own (an adapter, or an attention of the user's)."""
+    own = ("transformers.", "torch.")
+    return model_type(model) in _HEADS and all(type(m).__module__.startswith(own) for m in model.modules())
+
+
+def logits_of(output) -> torch.Tensor:
+    """The logits (B, K) in a model's output: the tensor itself, its `.logits`, or the first of a tuple."""
+    if isinstance(output, tuple):
+        output = output[0]
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+        raise ValueError(
+            f"The model's output must be logits of shape (B, K) or have .logits; got {type(output).__name__}"
+            + (f" with logits of shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else "")
+            + ". Load the model with its classification head (AutoModelForImageClassification)."
+        )
+    return logits
+
+
 def patch_grid(model: nn.Module, pixel_values: torch.Tensor, tokens: int, prefix_tokens=None, grid=None):
     """Prefix tokens P and patch grid (R, C) of `tokens` = P + R·C tokens, from the patch embedding's stride.
 

@@ -5,11 +5,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from .architecture import patch_grid, readout, unwrap
+from .recorder import Recorder
 
 
 @dataclass(frozen=True)
@@ -69,20 +68,6 @@ def _gradients(y, attentions, input_dtype):
     if torch.float16 not in (y.dtype, input_dtype):
         return torch.autograd.grad(y, attentions)
     return tuple(g / 1024 for g in torch.autograd.grad(1024 * y, attentions))
-
-
-def logits_of(output) -> torch.Tensor:
-    """The logits (B, K) in a model's output: the tensor itself, its `.logits`, or the first of a tuple."""
-    if isinstance(output, tuple):
-        output = output[0]
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
-        raise ValueError(
-            f"The model's output must be logits of shape (B, K) or have .logits; got {type(output).__name__}"
-            + (f" with logits of shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else "")
-            + ". Load the model with its classification head (AutoModelForImageClassification)."
-        )
-    return logits
 
 
 def resolve_target(model: nn.Module, logits: torch.Tensor, target=None) -> torch.Tensor:
@@ -166,7 +151,7 @@ def recording(model: nn.Module, pixel_values: torch.Tensor, local: bool = False,
     with settled(model), torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
         for module, hook in hooks:
             stack.callback(module.register_forward_hook(hook).remove)
-        yield _Recorder(local), pixel_values.clone() if pixel_values.is_inference() else pixel_values
+        yield Recorder(local), pixel_values.clone() if pixel_values.is_inference() else pixel_values
 
 
 def check_pixel_values(pixel_values) -> None:
@@ -177,63 +162,3 @@ def check_pixel_values(pixel_values) -> None:
             f"{tuple(getattr(pixel_values, 'shape', ())) or type(pixel_values).__name__}. "
             "Use load_model(...).preprocess(images)."
         )
-
-
-class _Recorder(TorchFunctionMode):
-    """Replaces `F.scaled_dot_product_attention` by an explicit softmax and keeps its result.
-
-    A function mode reaches every module that calls it, transformers' and timm's, and this thread only. It costs a few
-    microseconds for every call of a torch function, so it is on during the forward pass and no longer.
-    """
-
-    def __init__(self, local: bool):
-        super().__init__()
-        self.local, self.attentions = local, []
-
-    def forward(self, model, pixel_values):
-        """Logits (B, K) and the attention of every layer; a ValueError says why it cannot be rolled out."""
-        with self:
-            output = model(pixel_values)
-        logits = logits_of(output)
-        self._check(model, len(pixel_values))
-        return logits, self.attentions
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is F.scaled_dot_product_attention:
-            return self._attend(*args, **(kwargs or {}))
-        return func(*args, **kwargs) if kwargs else func(*args)
-
-    def _attend(self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_):
-        scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-2, -1)
-        if is_causal:
-            causal = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-            scores = scores.masked_fill(~causal, -torch.inf)
-        if attn_mask is not None:
-            allowed = attn_mask.dtype == torch.bool
-            scores = scores.masked_fill(~attn_mask, -torch.inf) if allowed else scores + attn_mask
-        attention = scores.softmax(-1, dtype=torch.float32)
-        if self.local:
-            attention = attention.detach()
-        if not attention.requires_grad:
-            attention.requires_grad_()
-        self.attentions.append(attention)
-        return attention.to(value.dtype) @ value
-
-    def _check(self, model, batch):
-        name = type(model).__name__
-        if not self.attentions:
-            reason = (
-                "it uses nn.MultiheadAttention, whose attention PyTorch computes out of reach; load the same "
-                "architecture from transformers or timm"
-                if any(isinstance(m, nn.MultiheadAttention) for m in model.modules())
-                else "it never calls F.scaled_dot_product_attention: a CNN has no attention, and a model with an "
-                "attention of its own must be switched to PyTorch's"
-            )
-            raise ValueError(f"{name} shows no attention maps: {reason}.")
-        shapes = {tuple(a.shape) for a in self.attentions}
-        first = self.attentions[0].shape
-        if len(shapes) > 1 or len(first) != 4 or first[0] != batch or first[2] != first[3]:
-            raise ValueError(
-                f"{name} attends in shapes {sorted(shapes)}; one global (B, H, N, N) map a layer with B = {batch} is "
-                "needed. Windowed or pyramid attention (Swin, PVT) has no such map: use Grad-CAM made for it."
-            )

@@ -20,7 +20,8 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from . import __version__, arguments, data, metrics
-from .capture import logits_of, resolve_target
+from .architecture import logits_of
+from .capture import resolve_target
 from .explain import METHODS, explain_many
 from .measures import MEASURES, Job
 from .metrics.faithfulness import evaluating

@@ -22,7 +22,8 @@ import torch
 import traitlets
 from PIL import ImageOps
 
-from .capture import logits_of, probability, trace
+from .architecture import logits_of
+from .capture import probability, trace
 from .explain import explain_many, minmax
 from .metrics import deletion
 from .models import Vit, load_model

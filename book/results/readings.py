@@ -6,8 +6,8 @@ the behaviour of the authors' public code from a description; none of that code 
 
 import torch
 
-from gmar_utils.architecture import blocks, first_norm, unwrap
-from gmar_utils.capture import class_score, logits_of, recording, trace
+from gmar_utils.architecture import blocks, first_norm, logits_of, unwrap
+from gmar_utils.capture import class_score, recording, trace
 from gmar_utils.explain import METHODS, Method
 from gmar_utils.rollout import head_weights
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, fields
 import torch
 import torch.nn.functional as F
 
-from ..architecture import patch_grid, unwrap
-from ..capture import check_pixel_values, class_score, logits_of, probability, resolve_target, settled
+from ..architecture import logits_of, patch_grid, unwrap
+from ..capture import check_pixel_values, class_score, probability, resolve_target, settled
 from .imputation import blur, linear
 
 KEPT_LIMIT = 20.0  # percent of the full score: a baseline that keeps more than this is no "nothing"

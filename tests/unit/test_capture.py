@@ -1,12 +1,15 @@
 """The hooks leave nothing behind, serve any module, and say why they cannot serve the rest."""
 
+import threading
+
 import pytest
 import torch
 import transformers as hf
-from families import build, images
+from families import FAMILIES, build, images
 from torch import nn
 
 from gmar_utils import explain, probability, trace
+from gmar_utils.architecture import dispatches
 from gmar_utils.legrad import legrad
 
 
@@ -153,6 +156,72 @@ def test_a_timm_style_model_is_served(pool, layout):
 def test_wrong_layout_is_refused():
     with pytest.raises(ValueError, match="27 tokens"):
         trace(TimmStyle(), images("vit-wide"), prefix_tokens=1, grid=(5, 5))
+
+
+# --- where the recorder is on ---------------------------------------------------------------------------------------
+
+
+def siglip():
+    torch.manual_seed(0)
+    vision = hf.SiglipVisionConfig(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64, patch_size=8, image_size=32
+    )
+    return hf.SiglipForImageClassification(hf.SiglipConfig(vision_config=vision.to_dict(), num_labels=5)).eval()
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "siglip"])
+def test_a_recorder_that_is_on_in_attention_only_sees_the_same(name, monkeypatch):
+    model, x = siglip() if name == "siglip" else build(name), images(name)
+    assert dispatches(model)
+    inside = trace(model, x)
+    torch.testing.assert_close(inside.logits, model(x).logits.detach(), atol=1e-5, rtol=1e-4)
+    monkeypatch.setattr("gmar_utils.recorder.dispatches", lambda model: False)
+    whole = trace(model, x)
+    assert len(inside.attentions) == 3
+    torch.testing.assert_close(inside.attentions, whole.attentions, atol=0, rtol=0)
+    torch.testing.assert_close(inside.gradients, whole.gradients, atol=0, rtol=0)
+
+
+def test_siglip_is_read_as_its_own_head_reads_it():
+    model, x = siglip(), images("vit")
+    seen = trace(model, x)
+    torch.testing.assert_close(seen.readout, torch.full((16,), 1 / 16))
+    last = seen.patches(seen.gradients[-1].relu().mean((1, 2)))
+    torch.testing.assert_close(legrad(model, x, layers=1), last, atol=1e-6, rtol=1e-3)
+
+
+class OwnAttention(nn.Module):
+    """An attention that somebody put into a ViT, and that transformers does not know."""
+
+    def forward(self, x, *args, **kwargs):
+        heads = x.unflatten(2, (4, 8)).transpose(1, 2)
+        return nn.functional.scaled_dot_product_attention(heads, heads, heads).transpose(1, 2).flatten(2), None
+
+
+def test_an_attention_that_transformers_does_not_know_is_seen_too():
+    model, x = build("vit"), images("vit")
+    model.vit.layers[1].attention = OwnAttention()
+    seen = trace(model, x)
+    assert len(seen.attentions) == 3
+    torch.testing.assert_close(seen.logits, model(x).logits.detach(), atol=1e-5, rtol=1e-4)
+
+
+def test_another_thread_may_run_the_model_during_a_trace():
+    model, x = build("vit"), images("vit")
+    expected, others = model(x).logits.detach(), []
+
+    def run_beside(*_):
+        if not others:
+            others.append(None)
+            thread = threading.Thread(target=lambda: others.append(model(x).logits.detach()))
+            thread.start()
+            thread.join()
+
+    hook = model.vit.layers[1].register_forward_pre_hook(run_beside)
+    seen = trace(model, x)
+    hook.remove()
+    assert len(seen.attentions) == 3
+    torch.testing.assert_close(others[1], expected, atol=1e-5, rtol=1e-4)
 
 
 # --- targets and heads ------------------------------------------------------------------------------------------------

@@ -56,9 +56,7 @@ def fresh(model):
 
 
 def rate(step, total, warmup):
-    return (
-        (step + 1) / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
-    )
+    return (step + 1) / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
 
 
 def top_k(logits, labels, k):
