@@ -162,18 +162,19 @@ def peak_memory(batch):
 
 
 def grow(batch):
+    small = vit(list(SIZES)[0])
+    explain(small, torch.randn(1, 3, 64, 64), "gmar")  # libraries' own buffers
     model = vit(list(SIZES)[1])
     x = torch.randn(batch, 3, 224, 224)
-    explain(model, x[:1], "center")  # libraries' own buffers
-    before = high_water_mark()
+    before = memory("VmRSS")
     explain(model, x, "gmar", upsample=False, batch_size=batch)
-    print(high_water_mark() - before)
+    print(memory("VmHWM") - before)
 
 
-def high_water_mark():
-    """Peak megabytes of this process (ru_maxrss says nothing: a child inherits it from its parent on Linux)."""
+def memory(field):
+    """Megabytes of this process, resident now (VmRSS) or at most (VmHWM; ru_maxrss is a child's parent's on Linux)."""
     status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    return int(status.split(f"{field}:")[1].split()[0]) / 1024
 
 
 def main():
@@ -190,17 +191,17 @@ def main():
             count = repetitions if batch == 1 else max(3, repetitions // 3)
         rows += measure(size, batch, count)
         print(pd.DataFrame(rows[-9:]).round(3).to_string(index=False), flush=True)
-    memory = [{"batch": b, "megabytes": peak_memory(b)} for b in (1, 2, 4, 8, 16)]
-    for row in memory:
+    peaks = [{"batch": b, "megabytes": peak_memory(b)} for b in (1, 2, 4, 8, 16)]
+    for row in peaks:
         row["megabytes_per_image"] = row["megabytes"] / row["batch"]
     record = provenance(
         seed=0, wall_time_s=round(time.time() - start), threads=torch.get_num_threads(), left_out=LEFT_OUT, notes=NOTES
     )
     RESULTS.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_csv(RESULTS / "bench_maps.csv", index=False, float_format="%.4g")
-    pd.DataFrame(memory).to_csv(RESULTS / "bench_memory.csv", index=False, float_format="%.4g")
+    pd.DataFrame(peaks).to_csv(RESULTS / "bench_memory.csv", index=False, float_format="%.4g")
     (RESULTS / "bench_maps.json").write_text(json.dumps(record, indent=1) + "\n")
-    print(pd.DataFrame(memory).round(1).to_string(index=False))
+    print(pd.DataFrame(peaks).round(1).to_string(index=False))
 
 
 if __name__ == "__main__":
