@@ -47,13 +47,13 @@ def trace(
     pixel_values  (B, channels, height, width)
     target        None (the predicted class) | int | (B,) class ids; with one logit, 1 explains y and 0 explains −y
     prefix_tokens, grid   only for modules whose patch embedding is not a strided Conv2d
-    gradients     False skips the backward pass (attention rollout needs none)
+    gradients     False skips the backward pass and keeps no graph for it (attention rollout needs none)
 
     Raises ValueError, saying why, for models without (B, H, N, N) attention: CNNs, windowed attention (Swin),
     `nn.MultiheadAttention`; IndexError for a target outside the model's classes.
     """
     model = unwrap(model)
-    with recording(model, pixel_values) as (recorder, pixel_values):
+    with recording(model, pixel_values, gradients=gradients) as (recorder, pixel_values):
         logits, attentions = recorder.forward(model, pixel_values)
         target = resolve_target(model, logits, target)
         grads = _gradients(class_score(logits, target).sum(), attentions, pixel_values.dtype) if gradients else None
@@ -140,15 +140,18 @@ def settled(model: nn.Module):
 
 
 @contextmanager
-def recording(model: nn.Module, pixel_values: torch.Tensor, local: bool = False, hooks=()):
-    """A `settled` model with gradients on, also inside no_grad. hooks: (module, forward hook) pairs, then removed.
+def recording(
+    model: nn.Module, pixel_values: torch.Tensor, local: bool = False, hooks=(), gradients: bool = True
+):  # fmt: skip
+    """A `settled` model, with gradients on also inside no_grad, or off (a forward pass then keeps its attention and
+    nothing else). hooks: (module, forward hook) pairs, then removed.
 
     Yields a recorder, whose `forward` keeps the attention (with `local`, each map cut from the graph below it, so that
     gradients stay inside one layer), and the pixel values, copied where they were made under inference_mode, which
     autograd refuses.
     """
     check_pixel_values(pixel_values)
-    with settled(model), torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
+    with settled(model), torch.inference_mode(False), torch.set_grad_enabled(gradients), ExitStack() as stack:
         for module, hook in hooks:
             stack.callback(module.register_forward_hook(hook).remove)
         yield Recorder(local), pixel_values.clone() if pixel_values.is_inference() else pixel_values

@@ -16,11 +16,12 @@ def gradcam(model: nn.Module, pixel_values: torch.Tensor, target=None, prefix_to
     model, seen = unwrap(model), []
 
     def keep(module, args, output):
+        torch.set_grad_enabled(True)  # from here on: no layer below is differentiated
         seen.append(output.detach().requires_grad_())
         return seen[-1]
 
     hooks = [(first_norm(blocks(model)[-1]), keep)]
-    with recording(model, pixel_values, hooks=hooks) as (recorder, pixel_values):
+    with recording(model, pixel_values, hooks=hooks, gradients=False) as (recorder, pixel_values):
         logits, _ = recorder.forward(model, pixel_values)
         score = class_score(logits, resolve_target(model, logits, target)).sum()
         (gradient,) = torch.autograd.grad(score, seen)
