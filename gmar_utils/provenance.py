@@ -27,7 +27,7 @@ def provenance(**extra) -> dict:
         "command": " ".join(command),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no", "--", *_CODE)),
         "gmar_utils": __version__,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in packages},
@@ -71,6 +71,10 @@ def weights_sha256(vit: Vit) -> str:
 def shown(text):
     """A path, or --option=path, without the folders of this machine."""
     return re.sub(r"(^|=)/\S*/", r"\1", text)
+
+
+# Tables are what a run makes, not what made it: the one before must not count as a change of the code.
+_CODE = (":(top)", ":(top,exclude)book/results/*.csv", ":(top,exclude)book/results/*.json")
 
 
 def _git(*arguments):

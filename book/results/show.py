@@ -149,10 +149,10 @@ def survivors(name):
     found = (
         choices(name)
         .groupby(["metric", "pair"], sort=False)
-        .agg(verdicts=("verdict", lambda v: tuple(dict.fromkeys(v))), settings=("verdict", "size"))
+        .agg(verdict=("verdict", lambda v: v.iloc[0] if v.nunique() == 1 else OPEN), settings=("verdict", "size"))
     )
-    better = found["verdicts"].map({(HOLDS,): "the first", (NOT,): "the second"})
-    same = found.assign(better=better).dropna(subset="better").drop(columns="verdicts").reset_index()
+    better = found["verdict"].map({HOLDS: "the first", NOT: "the second"})
+    same = found.assign(better=better).dropna(subset="better").drop(columns="verdict").reset_index()
     return same.assign(metric=same["metric"].map(title))
 
 
