@@ -71,7 +71,8 @@ class Recorder(TorchFunctionMode):
         if len(shapes) > 1 or len(first) != 4 or first[0] != batch or first[2] != first[3]:
             raise ValueError(
                 f"{name} attends in shapes {sorted(shapes)}; one global (B, H, N, N) map a layer with B = {batch} is "
-                "needed. Windowed or pyramid attention (Swin, PVT) has no such map: use Grad-CAM made for it."
+                "needed. Windowed or pyramid attention (Swin, PVT) and attention pooling (timm's SigLIP, CaiT) have no "
+                "such map: use Grad-CAM made for it."
             )
 
 

@@ -1,0 +1,37 @@
+"""timm's own models, where timm is installed (it needs torchvision): the workflow `bounds` has it, `make test` not."""
+
+import pytest
+import torch
+
+from gmar_utils import explain, trace
+from gmar_utils.legrad import legrad
+
+timm = pytest.importorskip("timm", reason="timm is not installed; test_capture.py has a ViT in its manner")
+
+LAYOUTS = {  # name: (prefix tokens, patch grid, what the classifier reads of the first token)
+    "vit_tiny_patch16_224": (1, (14, 14), 1),
+    "deit_tiny_distilled_patch16_224": (2, (14, 14), 0.5),
+    "vit_mediumd_patch16_reg4_gap_256": (4, (16, 16), 0),
+    "beit_base_patch16_224": (1, (14, 14), 0),
+    "eva02_tiny_patch14_224": (1, (16, 16), 0),
+    "vit_small_patch16_rope_224": (1, (14, 14), 1),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layout_logits_and_legrad(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, pretrained=False, num_classes=7).eval()
+    x = torch.randn(2, *model.default_cfg["input_size"])
+    seen = trace(model, x)
+    assert (seen.prefix_tokens, seen.grid, seen.readout[0].item()) == LAYOUTS[name]
+    torch.testing.assert_close(seen.logits, model(x).detach(), atol=1e-4, rtol=1e-4)
+    last = seen.patches(seen.gradients[-1].relu().mean((1, 2)))  # the last layer's own logit is the model's
+    torch.testing.assert_close(legrad(model, x, layers=1), last, atol=1e-6, rtol=1e-3)
+    assert explain(model, x, "grad-cam").shape == (2, *x.shape[2:])
+
+
+def test_attention_pooling_is_refused():
+    model = timm.create_model("vit_base_patch16_siglip_224", pretrained=False, num_classes=7, depth=2).eval()
+    with pytest.raises(ValueError, match="attention pooling"):
+        trace(model, torch.randn(1, 3, 224, 224))
