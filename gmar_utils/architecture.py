@@ -5,8 +5,10 @@ from torch import nn
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module itself behind `torch.compile` (a compiled graph hands out no attention gradients)."""
-    return getattr(model, "_orig_mod", model)
+    """The module itself behind `torch.compile` (a compiled graph hands out no attention gradients), and timm's own
+    behind transformers' TimmWrapper."""
+    model = getattr(model, "_orig_mod", model)
+    return getattr(model, "timm_model", model)
 
 
 def model_type(model: nn.Module) -> str:
@@ -23,8 +25,9 @@ def vision_config(model: nn.Module):
 def dispatches(model: nn.Module) -> bool:
     """Whether all attention of the model goes through transformers' attention interface: a type of the table below, and
     no module in it that is not transformers' or torch's own (an adapter, or an attention of the user's)."""
-    own = ("transformers.", "torch.")
-    return model_type(model) in _HEADS and all(type(m).__module__.startswith(own) for m in model.modules())
+    kind, own = model_type(model), ("transformers.", "torch.")
+    dispatching = kind in _HEADS and kind != "data2vec-vision"
+    return dispatching and all(type(m).__module__.startswith(own) for m in model.modules())
 
 
 def logits_of(output) -> torch.Tensor:
@@ -68,8 +71,8 @@ def readout(model: nn.Module, tokens: int, prefix_tokens: int, device=None) -> t
     kind = model_type(model)
     pools_patches = (
         prefix_tokens == 0
-        or kind.startswith("siglip")
-        or (kind == "beit" and model.config.use_mean_pooling)
+        or kind in ("siglip", "clip", "metaclip_2")
+        or (kind in ("beit", "data2vec-vision") and model.config.use_mean_pooling)
         or getattr(model, "global_pool", "") == "avg"  # timm
     )
     v = torch.zeros(tokens, device=device)
@@ -104,14 +107,19 @@ def classify(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     """Logits (B, K) when the model's own final norm, pooling and head read a block's output `tokens` (B, N, D)."""
     kind = model_type(model)
     if kind in _HEADS:
-        norm = model.vision_model.post_layernorm if kind == "siglip" else model.base_model.layernorm
-        return _HEADS[kind](model, norm(tokens))
+        return _HEADS[kind](model, _final_norm(model, kind)(tokens))
     if hasattr(model, "forward_head") and hasattr(model, "norm"):  # timm
         return model.forward_head(model.norm(tokens))
     raise ValueError(
         f"How {kind or type(model).__name__} reads its last tokens is not in the table of gmar_utils.architecture "
         f"(known: {', '.join(_HEADS)}, timm). LeGrad needs it; use a method such as gmar, or add a line there."
     )
+
+
+def _final_norm(model, kind):
+    if kind in ("clip", "metaclip_2"):  # their heads read the last block's output as it is
+        return nn.Identity()
+    return model.vision_model.post_layernorm if kind == "siglip" else model.base_model.layernorm
 
 
 def _deit(model, x):
@@ -125,11 +133,32 @@ def _dinov2(model, x):
     return model.classifier(torch.cat([x[:, 0], x[:, prefix:].mean(1)], dim=1))
 
 
+def _cls(model, x):
+    return model.classifier(x[:, 0])
+
+
+def _patch_mean(model, x):
+    return model.classifier(x[:, 1:].mean(1))
+
+
+def _mean(model, x):
+    return model.classifier(x.mean(1))
+
+
+def _pooler(model, x):
+    return model.classifier(model.base_model.pooler(x))
+
+
 _HEADS = {  # x: the tokens after the final norm
-    "vit": lambda model, x: model.classifier(x[:, 0]),
+    "vit": _cls,
+    "vit_msn": _cls,
     "deit": _deit,
     "dinov2": _dinov2,
     "dinov2_with_registers": _dinov2,
-    "beit": lambda model, x: model.classifier(model.base_model.pooler(x)),
-    "siglip": lambda model, x: model.classifier(x.mean(1)),
+    "beit": _pooler,
+    "data2vec-vision": _pooler,
+    "clip": _patch_mean,
+    "metaclip_2": _patch_mean,
+    "siglip": _mean,
+    "ijepa": _mean,
 }

@@ -22,6 +22,16 @@ def build(name: str, labels: int = 5, **config):
         "beit": lambda: hf.BeitForImageClassification(
             hf.BeitConfig(use_relative_position_bias=True, use_mean_pooling=True, **shape)
         ),
+        "data2vec": lambda: hf.Data2VecVisionForImageClassification(
+            hf.Data2VecVisionConfig(use_relative_position_bias=True, **shape)
+        ),
+        "clip": lambda: hf.CLIPForImageClassification(hf.CLIPConfig(vision_config=shape, num_labels=labels)),
+        "metaclip2": lambda: hf.MetaClip2ForImageClassification(
+            hf.MetaClip2Config(vision_config=shape, num_labels=labels)
+        ),
+        "siglip": lambda: hf.SiglipForImageClassification(hf.SiglipConfig(vision_config=shape, num_labels=labels)),
+        "vit-msn": lambda: hf.ViTMSNForImageClassification(hf.ViTMSNConfig(**shape)),
+        "ijepa": lambda: hf.IJepaForImageClassification(hf.IJepaConfig(**shape)),
     }[name]()
     for parameter in model.parameters():
         if parameter.abs().sum() == 0:  # biases, position embeddings and layer scales that start at zero
@@ -30,6 +40,7 @@ def build(name: str, labels: int = 5, **config):
 
 
 FAMILIES = ["vit", "vit-wide", "deit", "deit-distilled", "dinov2", "dinov2-registers", "beit"]
+MORE_FAMILIES = ["data2vec", "clip", "metaclip2", "siglip", "vit-msn", "ijepa"]
 PREFIX = {"vit": 1, "vit-wide": 1, "deit": 2, "deit-distilled": 2, "dinov2": 1, "dinov2-registers": 5, "beit": 1}
 
 

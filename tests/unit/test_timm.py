@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
 from gmar_utils import explain, trace
 from gmar_utils.legrad import legrad
@@ -29,6 +30,15 @@ def test_layout_logits_and_legrad(name):
     last = seen.patches(seen.gradients[-1].relu().mean((1, 2)))  # the last layer's own logit is the model's
     torch.testing.assert_close(legrad(model, x, layers=1), last, atol=1e-6, rtol=1e-3)
     assert explain(model, x, "grad-cam").shape == (2, *x.shape[2:])
+
+
+def test_the_wrapper_of_transformers_is_read_as_the_model_in_it():
+    config = TimmWrapperConfig(architecture="beit_base_patch16_224", num_labels=7, model_args={"depth": 2})
+    model, x = TimmWrapperForImageClassification(config).eval(), torch.randn(1, 3, 224, 224)
+    wrapped, inner = trace(model, x), trace(model.timm_model, x)
+    assert wrapped.readout[0] == 0  # BEiT reads the patches' mean
+    torch.testing.assert_close(wrapped.gradients, inner.gradients)
+    torch.testing.assert_close(explain(model, x, "legrad"), explain(model.timm_model, x, "legrad"))
 
 
 def test_attention_pooling_is_refused():
