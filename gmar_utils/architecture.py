@@ -18,7 +18,7 @@ def model_type(model: nn.Module) -> str:
 
 def vision_config(model: nn.Module):
     """The configuration of a transformers model's image side, or None."""
-    config = getattr(unwrap(model), "config", None)
+    config = getattr(getattr(model, "_orig_mod", model), "config", None)
     return getattr(config, "vision_config", config)
 
 

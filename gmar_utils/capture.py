@@ -110,7 +110,7 @@ def probability(model: nn.Module, logits: torch.Tensor, target: torch.Tensor) ->
 
 
 def _problem(model):
-    return getattr(getattr(unwrap(model), "config", None), "problem_type", None)
+    return getattr(getattr(getattr(model, "_orig_mod", model), "config", None), "problem_type", None)
 
 
 @contextmanager

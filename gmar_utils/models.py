@@ -1,6 +1,7 @@
 """Models: bundled checkpoints, folders, hub ids and plain modules, with the preprocessing each was trained with."""
 
 import inspect
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,12 @@ import numpy as np
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from PIL import Image
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTImageProcessorPil
+from transformers import AutoImageProcessor, AutoModelForImageClassification, BitImageProcessorPil, ViTImageProcessorPil
 
+from .architecture import vision_config
 from .photos import read_photo, to_photo
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
@@ -38,7 +41,7 @@ class Vit:
 
     @property
     def channels(self) -> int:
-        return getattr(getattr(self.model, "config", None), "num_channels", 3)
+        return getattr(vision_config(self.model), "num_channels", 3)
 
     def preprocess(self, images, window: tuple[float, float] | None = None) -> torch.Tensor:
         """Pixel values (B, channels, height, width), float32, on the model's device.
@@ -87,7 +90,7 @@ def load_model(
         module = _from_pretrained(source, name)
     config = getattr(module, "config", None)
     if processor is None:
-        processor = _processor(source, config, mean, std, size)
+        processor = _processor(source, vision_config(module), mean, std, size)
     if image_size is not None:
         _run_at(module, processor, _pair(image_size))
     if device == "auto":
@@ -133,6 +136,8 @@ def _hub_answers(name):
 def _processor(source, config, mean, std, size):
     given = {"image_mean": mean, "image_std": std, "size": size}
     if source is not None and all(v is None for v in given.values()):
+        if getattr(config, "pretrained_cfg", None):
+            return _timm_processor(config.pretrained_cfg)
         try:
             return AutoImageProcessor.from_pretrained(source, backend="pil")
         except (OSError, ValueError):
@@ -151,6 +156,23 @@ def _processor(source, config, mean, std, size):
         size={"height": height, "width": width},
         image_mean=list(mean) if mean is not None else [0.5] * channels,
         image_std=list(std) if std is not None else [0.5] * channels,
+    )
+
+
+def _timm_processor(cfg):
+    """timm's own evaluation transform on the PIL path: the shortest side to size / crop_pct, then the centre."""
+    _, height, width = cfg["input_size"]
+    if height != width or cfg.get("crop_mode", "center") != "center":
+        raise ValueError(
+            "Only timm's square centre crop is known here; this model has input_size "
+            f"{cfg['input_size']} and crop_mode {cfg.get('crop_mode')!r}. Pass mean=, std= and size=, or processor=."
+        )
+    return BitImageProcessorPil(
+        size={"shortest_edge": math.floor(height / cfg.get("crop_pct", 0.875))},
+        crop_size={"height": height, "width": width},
+        resample=Image.Resampling[cfg.get("interpolation", "bicubic").upper()],
+        image_mean=list(cfg["mean"]),
+        image_std=list(cfg["std"]),
     )
 
 

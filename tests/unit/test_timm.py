@@ -1,10 +1,12 @@
 """timm's own models, where timm is installed (it needs torchvision): the workflow `bounds` has it, `make test` not."""
 
+import json
+
 import pytest
 import torch
-from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
+from transformers import AutoImageProcessor, TimmWrapperConfig, TimmWrapperForImageClassification
 
-from gmar_utils import explain, trace
+from gmar_utils import data, explain, load_model, trace
 from gmar_utils.legrad import legrad
 
 timm = pytest.importorskip("timm", reason="timm is not installed; test_capture.py has a ViT in its manner")
@@ -39,6 +41,18 @@ def test_the_wrapper_of_transformers_is_read_as_the_model_in_it():
     assert wrapped.readout[0] == 0  # BEiT reads the patches' mean
     torch.testing.assert_close(wrapped.gradients, inner.gradients)
     torch.testing.assert_close(explain(model, x, "legrad"), explain(model.timm_model, x, "legrad"))
+
+
+@pytest.mark.parametrize("crop_pct, interpolation", [(0.9, "bicubic"), (1.0, "bilinear")])
+def test_photos_are_prepared_as_timm_prepares_them(tmp_path, crop_pct, interpolation):
+    cfg = {"input_size": [3, 224, 224], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "crop_pct": crop_pct}
+    cfg |= {"interpolation": interpolation, "crop_mode": "center", "num_classes": 7}
+    config = TimmWrapperConfig(architecture="vit_tiny_patch16_224", num_labels=7, model_args={"depth": 1})
+    TimmWrapperForImageClassification(config).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict() | {"pretrained_cfg": cfg}, default=str))
+    photo = data.photo("cat")
+    theirs = AutoImageProcessor.from_pretrained(tmp_path)(photo)["pixel_values"]
+    torch.testing.assert_close(load_model(tmp_path).preprocess(photo), theirs, atol=1e-5, rtol=0)
 
 
 def test_attention_pooling_is_refused():
