@@ -22,11 +22,16 @@ def vision_config(model: nn.Module):
     return getattr(config, "vision_config", config)
 
 
+def in_table(model: nn.Module) -> bool:
+    """Whether it is known, and tested, which tokens the classifier of this type of model reads."""
+    return model_type(model) in _HEADS
+
+
 def dispatches(model: nn.Module) -> bool:
     """Whether all attention of the model goes through transformers' attention interface: a type of the table below, and
     no module in it that is not transformers' or torch's own (an adapter, or an attention of the user's)."""
-    kind, own = model_type(model), ("transformers.", "torch.")
-    dispatching = kind in _HEADS and kind != "data2vec-vision"
+    own = ("transformers.", "torch.")
+    dispatching = in_table(model) and model_type(model) != "data2vec-vision"
     return dispatching and all(type(m).__module__.startswith(own) for m in model.modules())
 
 
@@ -106,7 +111,7 @@ def first_norm(block: nn.Module) -> nn.LayerNorm:
 def classify(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     """Logits (B, K) when the model's own final norm, pooling and head read a block's output `tokens` (B, N, D)."""
     kind = model_type(model)
-    if kind in _HEADS:
+    if in_table(model):
         return _HEADS[kind](model, _final_norm(model, kind)(tokens))
     if hasattr(model, "forward_head") and hasattr(model, "norm"):  # timm
         return model.forward_head(model.norm(tokens))

@@ -1,5 +1,6 @@
 """The hooks: attention probabilities and their gradients for a whole batch, with nothing left behind in the model."""
 
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .architecture import patch_grid, readout, unwrap
+from .architecture import in_table, patch_grid, readout, unwrap
 from .recorder import Recorder
 
 
@@ -59,8 +60,21 @@ def trace(
         grads = _gradients(class_score(logits, target).sum(), attentions, pixel_values.dtype) if gradients else None
     tokens = attentions[0].shape[-1]
     prefix, grid = patch_grid(model, pixel_values, tokens, prefix_tokens, grid)
-    seen = tuple(a.detach() for a in attentions)
-    return Trace(seen, grads, logits.detach(), target, prefix, grid, readout(model, tokens, prefix, logits.device))
+    start = readout(model, tokens, prefix, logits.device)
+    if gradients and not in_table(model):
+        _compare_readout(start, grads[-1])
+    return Trace(tuple(a.detach() for a in attentions), grads, logits.detach(), target, prefix, grid, start)
+
+
+def _compare_readout(start, gradient):
+    """After the last attention nothing mixes tokens: only queries that the classifier reads have a gradient there."""
+    missed = int(((gradient != 0).any((0, 1, 3)) & (start == 0)).sum())
+    if missed:
+        warnings.warn(
+            f"The classifier reads {missed} tokens that the maps do not start from: what a model reads that is not in "
+            "the table of gmar_utils.architecture is a guess. If it averages the patches, set model.global_pool = 'avg'.",
+            stacklevel=3,
+        )
 
 
 def _gradients(y, attentions, input_dtype):

@@ -153,6 +153,24 @@ def test_a_timm_style_model_is_served(pool, layout):
     )
 
 
+class PatchMean(TimmStyle):
+    """A classifier that averages the patches and does not say so."""
+
+    def forward_head(self, x):
+        return self.head(x[:, 3:].mean(1))
+
+
+def test_a_readout_that_the_classifier_does_not_share_is_reported(recwarn):
+    model, x = PatchMean("token"), images("vit-wide")
+    with pytest.warns(UserWarning, match="reads 24 tokens that the maps do not start from"):
+        trace(model, x)
+    recwarn.clear()
+    model.global_pool = "avg"
+    assert trace(model, x).readout[3] > 0 and not recwarn
+    trace(TimmStyle("token"), x)
+    assert not recwarn
+
+
 def test_wrong_layout_is_refused():
     with pytest.raises(ValueError, match="27 tokens"):
         trace(TimmStyle(), images("vit-wide"), prefix_tokens=1, grid=(5, 5))
