@@ -72,7 +72,7 @@ def _compare_readout(start, gradient):
     if missed:
         warnings.warn(
             f"The classifier reads {missed} tokens that the maps do not start from: what a model reads that is not in "
-            "the table of gmar_utils.architecture is a guess. If it averages the patches, set model.global_pool = 'avg'.",
+            "the table of gmar_utils.architecture is a guess. If it averages patches, set model.global_pool = 'avg'.",
             stacklevel=3,
         )
 
