@@ -7,8 +7,13 @@ from torch import nn
 def unwrap(model: nn.Module) -> nn.Module:
     """The module itself behind `torch.compile` (a compiled graph hands out no attention gradients), and timm's own
     behind transformers' TimmWrapper."""
-    model = getattr(model, "_orig_mod", model)
+    model = uncompiled(model)
     return getattr(model, "timm_model", model)
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module itself behind `torch.compile`; it holds the configuration."""
+    return getattr(model, "_orig_mod", model)
 
 
 def model_type(model: nn.Module) -> str:
@@ -18,7 +23,7 @@ def model_type(model: nn.Module) -> str:
 
 def vision_config(model: nn.Module):
     """The configuration of a transformers model's image side, or None."""
-    config = getattr(getattr(model, "_orig_mod", model), "config", None)
+    config = getattr(uncompiled(model), "config", None)
     return getattr(config, "vision_config", config)
 
 
@@ -129,7 +134,7 @@ def _final_norm(model, kind):
 
 def _deit(model, x):
     if not hasattr(model, "distillation_classifier"):
-        return model.classifier(x[:, 0])
+        return _cls(model, x)
     return (model.cls_classifier(x[:, 0]) + model.distillation_classifier(x[:, 1])) / 2
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .architecture import in_table, patch_grid, readout, unwrap
+from .architecture import in_table, patch_grid, readout, uncompiled, unwrap
 from .recorder import Recorder
 
 
@@ -124,7 +124,7 @@ def probability(model: nn.Module, logits: torch.Tensor, target: torch.Tensor) ->
 
 
 def _problem(model):
-    return getattr(getattr(getattr(model, "_orig_mod", model), "config", None), "problem_type", None)
+    return getattr(getattr(uncompiled(model), "config", None), "problem_type", None)
 
 
 @contextmanager

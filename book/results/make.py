@@ -58,10 +58,9 @@ class Run:
         if vit is not None:
             about |= {"model": vit.name, "weights_sha256": engine.weights_sha256(vit)}
         about |= {"seed": SEED, "wall_time_s": round(time.perf_counter() - started)}
-        record = engine.provenance(**about)  # before the table is written, which git would call a change
         self.out.mkdir(parents=True, exist_ok=True)
         frame.to_csv(self.out / f"{name}.csv", index=False, float_format="%.4f")
-        (self.out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+        (self.out / f"{name}.json").write_text(json.dumps(engine.provenance(**about), indent=1) + "\n")
         print(f"{self.out.name}/{name}.csv: {len(frame)} lines, {about['wall_time_s']} s", flush=True)
 
     def cards(self, folder):
