@@ -14,6 +14,7 @@ import copy
 import json
 import math
 import os
+import re
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -37,7 +38,7 @@ class Recipe:
 
     data: str  # tiny-imagenet | shapes
     init: dict | str  # a bundled name, folder or hub id to start from, or the ViTConfig entries of a new model
-    stages: tuple[tuple[float, int], ...]  # (share of the steps, pixels)
+    stages: tuple[tuple[float, int | tuple[int, ...]], ...]  # (share of the steps, pixels, or sizes that take turns)
     epochs: float
     batch_size: int = 128
     optimizer: str = "adamw"  # adam | adamw | muon (for the matrices inside the blocks; AdamW for the rest)
@@ -45,8 +46,11 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.05  # of matrices
-    warmup: float = 0.05  # share of the steps
-    schedule: str = "cosine"  # constant | cosine | trapezoid (constant, then to 0 over the last 30 % of the steps)
+    layer_decay: float = 1.0  # the learning rate falls by this factor from block to block, towards the input
+    head_rate: float = 1.0  # the head's learning rate, as a multiple of the last block's
+    warmup: float = 0.05  # share of the steps; 1 or more: so many steps
+    schedule: str = "cosine"  # constant | cosine | trapezoid (constant, then to 0 over the last part of the steps)
+    decay: float = 0.3  # that last part, as a share of the steps
     clip: float | None = 1.0  # largest norm of the gradient
     crop: float = 0.35  # smallest area of a random crop
     turn: bool = False  # by a multiple of 90 degrees
@@ -71,6 +75,13 @@ RECIPES = {
               "num_attention_heads": 6},
         stages=((0.25, 32), (0.35, 48), (0.35, 64), (0.05, 112)), epochs=300, label_smoothing=0.1, mix=0.5, ema=0.999,
     ),
+    # From a pretrained ViT of patches of 14 px. Constant rate, so that a copy of the state can be annealed at any
+    # time: give the copy `--epochs` that make what is done the first 80 %.
+    "tiny-imagenet": Recipe(
+        data="tiny-imagenet", init="facebook/dinov2-small", epochs=30, batch_size=64, learning_rate=1.2e-4,
+        stages=((1.0, (112, 112, 98, 112, 112, 140, 112, 112, 98, 112, 112, 224)),), layer_decay=0.8,
+        head_rate=8.0, warmup=150, schedule="trapezoid", decay=0.2, crop=0.4, label_smoothing=0.1, ema=0.995,
+    ),
     # From random weights a ViT stays at chance here for thousands of steps; three trained layers know edges already.
     "shapes": Recipe(
         data="shapes", init="vit-tiny-imagenet", layers=3, stages=((1.0, 64),), epochs=14, optimizer="muon",
@@ -84,20 +95,22 @@ RECIPES = {
 
 def pixels_at(recipe, step, total):
     """The resolution of a step: the stages follow each other by their shares."""
-    for i, (_, px) in enumerate(recipe.stages):
+    px = recipe.stages[-1][1]
+    for i, (_, size) in enumerate(recipe.stages):
         if step < sum(share for share, _ in recipe.stages[: i + 1]) * total:
-            return px
-    return recipe.stages[-1][1]
+            px = size
+            break
+    return px if isinstance(px, int) else px[step % len(px)]
 
 
 def rate_at(recipe, step, total):
     """The learning rate of a step as a share of the recipe's."""
-    warm = recipe.warmup * total
+    warm = recipe.warmup if recipe.warmup >= 1 else recipe.warmup * total
     if step < warm:
         return (step + 1) / (warm + 1)
     if recipe.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
-    return min(1.0, (total - step) / (0.3 * total)) if recipe.schedule == "trapezoid" else 1.0
+    return min(1.0, (total - step) / (recipe.decay * total)) if recipe.schedule == "trapezoid" else 1.0
 
 
 def optimizers(model, recipe):
@@ -112,15 +125,27 @@ def optimizers(model, recipe):
     ]
     inner = linear if recipe.optimizer == "muon" else []
     rest = [p for p in parameters if all(p is not q for q in inner)]
-    groups = [
-        {"params": [p for p in rest if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    groups = {}
+    for parameter, factor in rate_factors(model, recipe):
+        if any(parameter is p for p in rest):
+            key = (factor, recipe.weight_decay if parameter.ndim > 1 else 0.0)
+            groups.setdefault(key, []).append(parameter)
+    groups = [{"params": p, "weight_decay": decay, "factor": factor} for (factor, decay), p in groups.items()]
     found = [torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, eps=recipe.eps)]
     if inner:
         options = {"weight_decay": recipe.weight_decay, "adjust_lr_fn": "match_rms_adamw"}
         found.append(torch.optim.Muon(inner, lr=recipe.learning_rate, **options))
     return found
+
+
+def rate_factors(model, recipe):
+    """(parameter, its learning rate as a multiple of the recipe's): falling from block to block towards the input."""
+    count = getattr(model.config, "num_hidden_layers", 0)
+    for name, parameter in model.named_parameters():
+        block = re.search(r"layers?\.(\d+)\.", name)
+        depth = count if "embeddings" in name else count - 1 - int(block[1]) if block else 0
+        head = parameter.shape[:1] == (model.num_labels,)
+        yield parameter, recipe.head_rate if head else recipe.layer_decay**depth
 
 
 @torch.inference_mode()
@@ -187,7 +212,7 @@ def train(model, processor, images, labels, recipe, out, watch=None, accumulate=
             pixels, targets = mixed(pixels, targets, generator)
         for solver in solvers:
             for group in solver.param_groups:
-                group["lr"] = recipe.learning_rate * rate_at(recipe, step, total)
+                group["lr"] = recipe.learning_rate * rate_at(recipe, step, total) * group.get("factor", 1.0)
         for i, (x, t) in enumerate(zip(pixels.chunk(accumulate), targets.chunk(accumulate), strict=True)):
             with engine.no_sync(wrapped) if i < accumulate - 1 else nullcontext():
                 with engine.autocast():
@@ -216,9 +241,9 @@ def train(model, processor, images, labels, recipe, out, watch=None, accumulate=
             bar.set_postfix_str(f"{px} px, {row['images_per_s']:.0f} images/s, loss {row['loss']}, top-1 {running}")
             right, seen = 0.0, 0
             if watch and (step % 500 == 0 or step == total):
-                row["watch"] = accuracy(
-                    average.module if average else model, *(v.to(device) for v in watch), px, normalize
-                )
+                with engine.autocast():
+                    watched = average.module if average else model
+                    row["watch"] = accuracy(watched, *(v.to(device) for v in watch), px, normalize)
             log.write(json.dumps(row) + "\n")
             log.flush()
         if rank == 0 and (now - saved > save_every or step == total or stop):
@@ -281,7 +306,7 @@ def _load(file, parts, recipe, device):
 
 def pictures(name, split, source=None, recipe=None):
     """uint8 images (N, 3, H, W) and labels (N,) of a recipe's data. ``split``: train, watch (looked at in training) or
-    test: of tiny-imagenet the even and the odd rows of the validation file, of shapes other seeds. Of shapes also
+    test: of tiny-imagenet some even and the odd rows of the validation file, of shapes other seeds. Of shapes also
     hidden: up to 30 % of the object."""
     if name == "shapes":
         splits = {"watch": [(1000, 99, 0.0)], "test": [(1000, 2000, 0.0)], "hidden": [(1000, 2001, 0.3)]}
@@ -291,7 +316,7 @@ def pictures(name, split, source=None, recipe=None):
         images, labels = (np.concatenate([getattr(m, k) for m in made]) for k in ("images", "labels"))
         return torch.from_numpy(images).movedim(-1, 1).contiguous(), torch.from_numpy(labels[:, 0])
     images, labels = data.tiny_imagenet_arrays("train" if split == "train" else "valid", source)
-    part = {"train": slice(None), "watch": slice(0, None, 2), "test": slice(1, None, 2)}[split]
+    part = {"train": slice(None), "watch": slice(0, None, 10), "test": slice(1, None, 2)}[split]
     return images[part], labels[part]
 
 
@@ -307,7 +332,19 @@ def starting_point(recipe, words):
         named["num_hidden_layers"] = recipe.layers
     source = models.CHECKPOINTS / recipe.init if recipe.init in models.bundled() else recipe.init
     model = models._from_pretrained(source, recipe.init, new_head=True, ignore_mismatched_sizes=True, **named)
+    _cut_positions(model, recipe)
     return model, models._processor(source, model.config, None, None, None)
+
+
+def _cut_positions(model, recipe):
+    """The position table of a DINOv2 model, cut to what the largest training size needs."""
+    px = max(size for _, sizes in recipe.stages for size in ((sizes,) if isinstance(sizes, int) else sizes))
+    if model.config.model_type != "dinov2" or model.config.image_size <= px:
+        return
+    embeddings, patch = model.dinov2.embeddings, model.config.patch_size
+    cut = embeddings.interpolate_pos_encoding(torch.zeros(1, 1 + (px // patch) ** 2, model.config.hidden_size), px, px)
+    embeddings.position_embeddings = torch.nn.Parameter(cut.detach().clone())
+    model.config.image_size = px
 
 
 def measure(vit, source=None):
