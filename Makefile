@@ -33,10 +33,10 @@ bench: $(ENV)
 	for file in tests/benchmarks/bench_*.py; do $(PY) $$file || exit 1; done
 
 results: $(ENV)
-	$(PY) book/results/make.py --small
+	$(PY) -m gmar_utils.teaching.results.make --small
 
 results-full: $(ENV)
-	$(PY) book/results/make.py
+	$(PY) -m gmar_utils.teaching.results.make
 
 zip: book
 	rm -f _build/book-offline.zip

@@ -1,8 +1,23 @@
 """Attention-based explanations of Vision Transformers: rollout, GMAR, LeGrad and what they are compared with."""
 
+import importlib
+
 __version__ = "0.1.0"
 from .capture import Trace, probability, trace
-from .explain import METHODS, Method, explain, explain_many
-from .models import Vit, load_model
+from .methods import METHODS, Method, explain, explain_many
+from .model import Vit, load_model
 
-__all__ = ["METHODS", "Method", "Trace", "Vit", "explain", "explain_many", "load_model", "probability", "trace"]
+__all__ = [
+    "METHODS", "Method", "Trace", "Vit", "evaluate", "explain", "explain_many", "load_model", "probability", "trace",
+]  # fmt: skip
+
+
+def __getattr__(name: str):
+    """What needs pandas, scipy, datasets or matplotlib is imported at first use, not by `import gmar_utils`."""
+    if name == "evaluate":
+        from .evaluation import evaluate
+
+        return evaluate
+    if name in ("data", "evaluation", "explorer", "metrics", "teaching", "training", "viz"):
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

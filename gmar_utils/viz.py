@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from . import __version__
-from .explain import METHODS
-from .photos import read_photo
+from .methods import METHODS
+from .photo import read_photo
 
 STYLE = str(files(__package__) / "book.mplstyle")  # plt.style.use(viz.STYLE)
 OPACITY = 0.65  # of the map above the photo

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from gmar_utils import METHODS, explain_many, load_model, viz  # noqa: E402
-from gmar_utils.data import cat_and_coffee  # noqa: E402
+from gmar_utils.teaching.samples import cat_and_coffee  # noqa: E402
 
 HERE = Path(__file__).parent
 SHOWN = ("rollout", "gmar", "legrad", "grad-cam", "chefer")

@@ -12,6 +12,7 @@ from .faithfulness import (
     masked_scores,
     morf_lerf,
 )
+from .heads import MutedHeads, head_ablation, head_effects
 from .localization import (
     PRESETS,
     accuracy_of,
@@ -25,15 +26,7 @@ from .localization import (
     pointing_game,
     summarize,
 )
-from .sanity import (
-    MutedHeads,
-    Randomization,
-    head_ablation,
-    head_effects,
-    parameter_randomization,
-    randomized,
-    rank_correlation,
-)
+from .randomization import Randomization, parameter_randomization, randomized, rank_correlation
 
 __all__ = [
     "KEPT_LIMIT",

@@ -10,8 +10,9 @@ from dataclasses import dataclass, fields
 import torch
 import torch.nn.functional as F
 
-from ..architecture import logits_of, patch_grid, unwrap
-from ..capture import check_pixel_values, class_score, probability, resolve_target, settled
+from ..capture.layout import logits_of, patch_grid, unwrap
+from ..capture.target import class_score, probability, resolve_target
+from ..capture.tracing import check_pixel_values, settled
 from .imputation import blur, linear
 
 KEPT_LIMIT = 20.0  # percent of the full score: a baseline that keeps more than this is no "nothing"

@@ -21,8 +21,8 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 from gmar_utils import explain, trace
-from gmar_utils.evaluate import provenance
-from gmar_utils.rollout import gmar
+from gmar_utils.evaluation.provenance import provenance
+from gmar_utils.methods.weighting import gmar
 
 LEFT_OUT = {}  # peers that are not installed here, and why: it goes into the provenance
 NOTES = {}

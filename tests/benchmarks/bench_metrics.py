@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from transformers import ViTConfig, ViTForImageClassification
 
-from gmar_utils.evaluate import provenance
+from gmar_utils.evaluation.provenance import provenance
 from gmar_utils.metrics import deletion, insertion
 
 RESULTS = Path(__file__).parents[2] / "book" / "results"

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification
 
-from gmar_utils.data import cat_and_coffee
+from gmar_utils.teaching.samples import cat_and_coffee
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf8")
 SNIPPET = re.search(r"```python\n(.*?)```", README, re.S)[1]

@@ -3,20 +3,17 @@
 import hashlib
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from gmar_utils.evaluation.run import DEFAULT_METHODS
+from gmar_utils.teaching.results import claims, readings
+
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "book/results"
-sys.path.insert(0, str(RESULTS))
-import claims  # noqa: E402
-import readings  # noqa: E402
-
-from gmar_utils.evaluate import DEFAULT_METHODS  # noqa: E402
 
 TABLES = sorted(p.stem for p in RESULTS.glob("*.json"))
 CHAPTERS = [ROOT / f"notebooks/{n}.ipynb" for n in ("09_gmar_table", "10_report_table", "11_audit", "12_decide")]

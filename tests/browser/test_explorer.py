@@ -29,9 +29,9 @@ import torch
 from ipywidgets.embed import dependency_state, embed_data
 from PIL import Image
 
-from gmar_utils import explorer
-from gmar_utils.explain import minmax
-from gmar_utils.rollout import VARIANTS
+from gmar_utils.explorer import widget as explorer
+from gmar_utils.methods.weighting import VARIANTS
+from gmar_utils.photo import minmax
 
 from .conftest import HTML, missing
 from .test_pages import AXE, violations
@@ -43,7 +43,8 @@ PAGES = ["small-file", "small-http", "book-file"]
 MODEL = """
 import numpy as np, torch
 from transformers import ViTConfig, ViTForImageClassification
-from gmar_utils import explorer, load_model
+from gmar_utils import load_model
+from gmar_utils.explorer import widget as explorer
 torch.manual_seed(0)
 config = ViTConfig(hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=32, image_size=48,
                    patch_size=8, num_labels=5, initializer_range=0.4)

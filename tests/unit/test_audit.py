@@ -1,18 +1,22 @@
 """The audit's readings: each does what its row in the audit says, shown on attention made for the purpose."""
 
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 import gmar_utils
-from gmar_utils import rollout
 from gmar_utils.capture import Trace
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "book/results"))
-from readings import READINGS, SOURCES, chains_readout, layernorm_weights, reading, released, released_chains  # noqa: E402
+from gmar_utils.methods import weighting as rollout
+from gmar_utils.teaching.results.readings import (
+    READINGS,
+    SOURCES,
+    chains_readout,
+    layernorm_weights,
+    reading,
+    released,
+    released_chains,
+)
 
 
 def stack(layers=3, heads=2, side=3, seed=0, batch=2):

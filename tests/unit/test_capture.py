@@ -9,8 +9,8 @@ from families import FAMILIES, MORE_FAMILIES, build, images
 from torch import nn
 
 from gmar_utils import explain, probability, trace
-from gmar_utils.architecture import dispatches
-from gmar_utils.legrad import legrad
+from gmar_utils.capture.layout import dispatches
+from gmar_utils.methods.layerwise import legrad
 
 
 def state(model):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from gmar_utils import checks
-from gmar_utils.checks import engine
+from gmar_utils.teaching import checks
+from gmar_utils.teaching.checks import engine
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from gmar_utils import checks
 from gmar_utils.metrics import average_drop, average_precision, iou
+from gmar_utils.teaching import checks
 
 
 def said(capsys, name, answer):

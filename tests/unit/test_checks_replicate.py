@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gmar_utils import checks
+from gmar_utils.teaching import checks
 
 
 def said(capsys, name, answer):

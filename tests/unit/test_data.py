@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from gmar_utils import data, load_model
+from gmar_utils.teaching import samples
 
 WNIDS = [f"n{i:08d}" for i in range(200)]
 REAL = next((p / "shared/data" for p in Path(__file__).parents if (p / "shared/data").is_dir()), None)
@@ -212,9 +213,9 @@ def test_label_tables_point_at_the_right_words():
 
 
 def test_photos_need_no_download():
-    assert all(data.photo(name).mode == "RGB" for name in data.PHOTOS)
+    assert all(samples.photo(name).mode == "RGB" for name in data.PHOTOS)
     with pytest.raises(ValueError, match="expected one of cat"):
-        data.photo("dog")
+        samples.photo("dog")
 
 
 @real
@@ -235,7 +236,7 @@ def test_real_voc():
 
 def test_the_books_pictures_show_what_the_book_says():
     """vit-tiny-imagenet sees the espresso beside the cat, and vit-shapes sees both shapes of the scene."""
-    picture, (scene, masks) = data.cat_and_coffee(), data.star_and_cross()
+    picture, (scene, masks) = samples.cat_and_coffee(), samples.star_and_cross()
     wide = load_model("vit-tiny-imagenet", image_size=(64, 96))
     assert picture.size == (450, 300)
     assert wide.label(wide.model(wide.preprocess(picture)).logits.argmax().item()) == "espresso"

@@ -18,8 +18,9 @@ import scipy.stats
 import torch
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
-from gmar_utils import data, evaluate, explain, load_model, metrics
-from gmar_utils.shapes import CLASSES
+from gmar_utils import data, explain, load_model, metrics
+from gmar_utils.data.drawing import CLASSES
+from gmar_utils.evaluation import run as evaluate
 
 METHODS = ["rollout-report", "gmar-l1-report", "random"]
 ROOT = Path(__file__).parents[2]

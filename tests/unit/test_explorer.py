@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification
 
-from gmar_utils import explain, explorer, load_model, metrics, trace
-from gmar_utils.explain import minmax
-from gmar_utils.rollout import VARIANTS, head_weights, weighted_rollout
+from gmar_utils import explain, load_model, metrics, trace
+from gmar_utils.explorer import widget as explorer
+from gmar_utils.methods.weighting import VARIANTS, head_weights, weighted_rollout
+from gmar_utils.photo import minmax
 
 L, H, B, N = 3, 4, 2, 10
 

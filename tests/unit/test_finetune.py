@@ -9,10 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gmar_utils import data, finetune, load_model, shapes
-from gmar_utils.__main__ import main
-from gmar_utils.augment import mixed, random_views, resized
-from gmar_utils.finetune import RECIPES, Recipe, pictures
+from gmar_utils import data, load_model
+from gmar_utils.cli.main import main
+from gmar_utils.data import drawing as shapes
+from gmar_utils.training import loop as finetune
+from gmar_utils.training.augment import mixed, random_views, resized
+from gmar_utils.training.loop import RECIPES, Recipe, pictures
 
 TINY = {"image_size": 16, "patch_size": 8, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
         "num_attention_heads": 2}  # fmt: skip

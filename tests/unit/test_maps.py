@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gmar_utils import METHODS, explain, explain_many, trace
-from gmar_utils.legrad import layer_maps
-from gmar_utils.rollout import VARIANTS, alpha_polynomial, head_weights, weighted_rollout
+from gmar_utils.methods.layerwise import layer_maps
+from gmar_utils.methods.weighting import VARIANTS, alpha_polynomial, head_weights, weighted_rollout
 
 TOLERANCE = 2e-4
 
@@ -272,7 +272,7 @@ def test_random_has_a_seed_and_center_is_in_the_middle():
 
 
 def test_a_constant_map_becomes_zero():
-    from gmar_utils.explain import minmax
+    from gmar_utils.photo import minmax
 
     maps = torch.stack([torch.full((3, 4), 0.3), torch.arange(12.0).reshape(3, 4)])
     assert torch.equal(minmax(maps)[0], torch.zeros(3, 4))

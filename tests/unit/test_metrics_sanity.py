@@ -10,7 +10,7 @@ from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
 from gmar_utils import explain, metrics, trace
-from gmar_utils.rollout import head_weights
+from gmar_utils.methods.weighting import head_weights
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from PIL import Image
 from transformers import AutoImageProcessor, ViTImageProcessorPil
 
 from gmar_utils import explain, load_model, trace
-from gmar_utils.models import bundled
-from gmar_utils.photos import read_photo, resized_and_cropped, to_photo
+from gmar_utils.model import bundled
+from gmar_utils.photo import read_photo, resized_and_cropped, to_photo
 
 BUNDLED = bundled()
 

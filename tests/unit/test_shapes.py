@@ -9,7 +9,8 @@ from scipy.ndimage import binary_erosion
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from gmar_utils import data, shapes
+from gmar_utils import data
+from gmar_utils.data import drawing as shapes
 
 SIZE = 32
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from gmar_utils import METHODS, explain, three_tokens, trace
-from gmar_utils.baselines import attention, chefer
-from gmar_utils.gradcam import gradcam
-from gmar_utils.legrad import layer_maps
-from gmar_utils.rollout import alpha_polynomial, head_weights, weighted_rollout
-from gmar_utils.three_tokens import ATTENTION, CAT, CUP, HEAD, PICTURE, ThreeTokenViT
+from gmar_utils import METHODS, explain, trace
+from gmar_utils.methods.activation import gradcam
+from gmar_utils.methods.baselines import attention, chefer
+from gmar_utils.methods.layerwise import layer_maps
+from gmar_utils.methods.weighting import alpha_polynomial, head_weights, weighted_rollout
+from gmar_utils.teaching import three_tokens
+from gmar_utils.teaching.three_tokens import ATTENTION, CAT, CUP, HEAD, PICTURE, ThreeTokenViT
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 

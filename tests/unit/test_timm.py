@@ -6,8 +6,9 @@ import pytest
 import torch
 from transformers import AutoImageProcessor, TimmWrapperConfig, TimmWrapperForImageClassification
 
-from gmar_utils import data, explain, load_model, trace
-from gmar_utils.legrad import legrad
+from gmar_utils import explain, load_model, trace
+from gmar_utils.methods.layerwise import legrad
+from gmar_utils.teaching import samples
 
 timm = pytest.importorskip("timm", reason="timm is not installed; test_capture.py has a ViT in its manner")
 
@@ -50,7 +51,7 @@ def test_photos_are_prepared_as_timm_prepares_them(tmp_path, crop_pct, interpola
     config = TimmWrapperConfig(architecture="vit_tiny_patch16_224", num_labels=7, model_args={"depth": 1})
     TimmWrapperForImageClassification(config).save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict() | {"pretrained_cfg": cfg}, default=str))
-    photo = data.photo("cat")
+    photo = samples.photo("cat")
     theirs = AutoImageProcessor.from_pretrained(tmp_path)(photo)["pixel_values"]
     torch.testing.assert_close(load_model(tmp_path).preprocess(photo), theirs, atol=1e-5, rtol=0)
 

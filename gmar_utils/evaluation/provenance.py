@@ -1,0 +1,92 @@
+"""What made a result: commit, versions, device, the checkpoint's hash; nothing of this machine's folders."""
+
+import hashlib
+import platform
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from .. import __version__
+from ..model import CHECKPOINTS, Vit, bundled
+
+
+def provenance(**extra) -> dict:
+    """What made a result: command, date, commit, versions, device; `extra` adds model, data, seed, wall time and so on.
+
+    Paths are cut to their last part: a results file says nothing about the machine's folders.
+    """
+    program = Path(sys.argv[0]).name
+    command = ["gmar" if program in ("__main__.py", "gmar") else program, *map(shown, sys.argv[1:])]
+    packages = ("torch", "transformers", "numpy", "scipy", "scikit-learn", "scikit-image", "accelerate", "datasets")
+    record = {
+        "command": " ".join(command),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no", "--", *_CODE)),
+        "gmar_utils": __version__,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in packages},
+        "device": describe_device(),
+    }
+    return record | extra
+
+
+def describe_device(device: torch.device | str = "cpu") -> str:
+    """The GPU's name, or the CPU's with the number of threads."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        if info.exists()
+        else []
+    )
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def weights_sha256(vit: Vit) -> str:
+    """SHA-256 of the checkpoint's model.safetensors; of the weights themselves for a model made in memory."""
+    folder = CHECKPOINTS / vit.name if vit.name in bundled() else Path(vit.name)
+    file = folder / "model.safetensors"
+    if not file.is_file() and vit.name.count("/") == 1:
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(vit.name, "model.safetensors")
+        file = Path(cached) if isinstance(cached, str) else file
+    digest = hashlib.sha256()
+    if file.is_file():
+        digest.update(file.read_bytes())
+    else:
+        for name, tensor in sorted(vit.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def shown(text):
+    """A path, or --option=path, without the folders of this machine."""
+    return re.sub(r"(^|=)/\S*/", r"\1", text)
+
+
+# Tables are what a run makes, not what made it: the one before must not count as a change of the code.
+_CODE = (":(top)", ":(top,exclude)book/results/*.csv", ":(top,exclude)book/results/*.json")
+
+
+def _git(*arguments):
+    here = Path(__file__).parent
+    if not (here.parent / ".git").exists():
+        return None
+    run = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=False)
+    return run.stdout.strip() if run.returncode == 0 else None
+
+
+def _version(name):
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

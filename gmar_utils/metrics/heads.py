@@ -1,0 +1,112 @@
+"""Beyond both papers: do the head weights mean what they say? Heads are muted, one alone or one after the other."""
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from ..capture.layout import unwrap
+from .faithfulness import Curve, Protocol, evaluating, resolve, score_of
+
+
+def head_ablation(
+    model, pixel_values, importance, target=None, *, layers=None, order="most", score="probability", batch_size=64,
+    seed=0,
+) -> Curve:  # fmt: skip
+    """The target's score against the number of muted heads, (B, S+1): S heads in all, muted one after the other.
+
+    Muting a head zeroes its A·V. A weight that means something makes the score fall faster than at random when the
+    heaviest heads go first (`order="most"`), and slower when the lightest do ("least"); "random" is drawn with `seed`.
+
+    importance  (B, L, H): GMAR weights to order heads within a layer, gradient norms ‖G‖ to order them over the network
+    layers      the layers whose heads are muted, such as [3]; None: all of them, in one order over the network
+    """
+    importance = torch.as_tensor(importance).float()
+    if importance.ndim != 3 or len(importance) != len(pixel_values) or not bool(importance.isfinite().all()):
+        raise ValueError(
+            f"importance must be finite numbers (B, L, H) with B = {len(pixel_values)}, got {tuple(importance.shape)}."
+        )
+    batch, depth, heads = importance.shape
+    layers = list(range(depth)) if layers is None else list(layers)
+    values = importance[:, layers].flatten(1)
+    if order == "random":
+        values = torch.rand(values.shape, generator=torch.Generator().manual_seed(seed))
+    elif order not in ("most", "least"):
+        raise ValueError(f"order must be 'most', 'least' or 'random', got {order!r}.")
+    ranks = values.argsort(dim=1, descending=order != "least", stable=True).argsort(dim=1)
+    place = torch.full(importance.shape, values.shape[1], dtype=torch.long)  # heads outside `layers` are never reached
+    place[:, layers] = ranks.unflatten(1, (len(layers), heads)).cpu()
+    steps = values.shape[1]
+    scores = []
+    with evaluating(model, pixel_values) as precision:
+        named, target = target, resolve(model, pixel_values, target, batch_size)
+        place = place.to(pixel_values.device)
+        for row in torch.arange(batch * (steps + 1), device=pixel_values.device).split(batch_size):
+            image, muted = row // (steps + 1), row % (steps + 1)
+            with MutedHeads(place[image] >= muted[:, None, None]):
+                scores.append(score_of(unwrap(model), pixel_values[image], target[image], score))
+    scores = torch.cat(scores).unflatten(0, (batch, steps + 1))
+    fractions = torch.linspace(0, 1, steps + 1, device=scores.device)
+    protocol = Protocol(
+        "head ablation", score, "predicted" if named is None else "label", order=order, steps=steps, unit="head",
+        precision=precision, images=batch, seed=seed if order == "random" else None,
+    )  # fmt: skip
+    return Curve(fractions, scores, torch.trapezoid(scores, fractions), scores[:, 0], scores[:, -1], protocol)
+
+
+def head_effects(model, pixel_values, target=None, *, score="logit", batch_size=64) -> torch.Tensor:
+    """|Δy| (B, L, H): how far the target's score moves when each head alone is muted."""
+    with evaluating(model, pixel_values):
+        module, device = unwrap(model), pixel_values.device
+        target = resolve(module, pixel_values, target, batch_size)
+        with MutedHeads() as counted:
+            module(pixel_values[:1])
+        depth, heads = len(counted.heads), counted.heads[0]
+        alone = ~torch.eye(depth * heads, dtype=torch.bool, device=device).unflatten(1, (depth, heads))
+        full = torch.cat(
+            [score_of(module, x, t, score) for x, t in _chunks(pixel_values, target, batch_size=batch_size)]
+        )
+        scores = []
+        for row in torch.arange(len(full) * depth * heads, device=device).split(batch_size):
+            image, head = row // (depth * heads), row % (depth * heads)
+            with MutedHeads(alone[head]):
+                scores.append(score_of(module, pixel_values[image], target[image], score))
+        return (torch.cat(scores).unflatten(0, (-1, depth, heads)) - full[:, None, None]).abs()
+
+
+class MutedHeads(TorchFunctionMode):
+    """While active, the model's attention heads where `keep` is False give nothing: their A·V is multiplied by 0.
+
+    keep  bool (L, H) or (B, L, H), layers in the order in which the model calls `F.scaled_dot_product_attention`; None
+    only counts. For one forward pass: afterwards `heads` lists the heads of each call. ValueError when they do not fit.
+    """
+
+    def __init__(self, keep: torch.Tensor | None = None):
+        super().__init__()
+        self.keep, self.heads = keep, []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        if func is not F.scaled_dot_product_attention:
+            return output
+        layer, heads = len(self.heads), output.shape[-3]
+        self.heads.append(heads)
+        if self.keep is None:
+            return output
+        if layer >= self.keep.shape[-2] or heads != self.keep.shape[-1]:
+            raise ValueError(
+                f"The heads to mute are given for {self.keep.shape[-2]} layers of {self.keep.shape[-1]} heads, but "
+                f"layer {layer + 1} of the model has {heads} heads."
+            )
+        return output * self.keep[..., layer, :, None, None]
+
+    def __exit__(self, *exception):
+        super().__exit__(*exception)
+        if exception[0] is None and (not self.heads or self.keep is not None and len(self.heads) < self.keep.shape[-2]):
+            raise ValueError(
+                f"The model made {len(self.heads)} attention calls (F.scaled_dot_product_attention), but "
+                f"{'some' if self.keep is None else self.keep.shape[-2]} were expected: its heads cannot be muted."
+            )
+
+
+def _chunks(*tensors, batch_size):
+    return zip(*(t.split(batch_size) for t in tensors), strict=True)

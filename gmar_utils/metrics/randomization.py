@@ -1,0 +1,111 @@
+"""Beyond both papers: does a map need the trained weights at all?"""
+
+import copy
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import spearmanr
+from skimage.metrics import structural_similarity
+from torch import nn
+
+from ..capture.layout import unwrap
+
+
+def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Spearman's ρ (B,) of two (B, …) tensors, image by image; NaN where one of them is constant."""
+    pairs = zip(a.flatten(1).double().cpu(), b.flatten(1).double().cpu(), strict=True)
+    return torch.tensor([_spearman(x, y) for x, y in pairs], dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Randomization:
+    """How much of a map is left after each stage: its name, Spearman's ρ (S, B) and SSIM (S, B) with the first map."""
+
+    stages: list[str]
+    rank: torch.Tensor
+    ssim: torch.Tensor
+
+
+def parameter_randomization(
+    model: nn.Module, pixel_values: torch.Tensor, explain: Callable, seed: int = 0
+) -> Randomization:
+    """Cascading model-parameter randomisation: weights drawn anew, from the head down to the embedding.
+
+    [adebayo2018sanity]
+
+    explain  (model, pixel_values) → maps (B, height, width) in [0, 1]. Fix its target to the class that the trained
+             model predicts, so that the same question is asked at every stage.
+
+    A map that stays as it was does not depend on what the model has learnt. The model itself is left as it is.
+    """
+    before = explain(model, pixel_values)
+    stages, ranks, similarities = [], [], []
+    for name, broken in randomized(model, seed):
+        after = explain(broken, pixel_values)
+        stages.append(name)
+        ranks.append(rank_correlation(before, after))
+        similarities.append([_ssim(a, b) for a, b in zip(before, after, strict=True)])
+    return Randomization(stages, torch.stack(ranks), torch.tensor(similarities, dtype=torch.float64))
+
+
+def randomized(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, nn.Module]]:
+    """Name of the stage and the model (one copy, changed in place): "head", then block L to 1, then "embeddings".
+
+    Modules are drawn anew by their own `reset_parameters`; bare parameters (class token, position embeddings) from a
+    normal distribution with the standard deviation they had.
+    """
+    model = copy.deepcopy(unwrap(model))
+    with torch.random.fork_rng(devices=[]):
+        state = torch.Generator().manual_seed(seed).get_state()
+        for name, modules in _stages(model):
+            torch.set_rng_state(state)
+            for module in modules:
+                _draw_anew(module)
+            state = torch.get_rng_state()
+            yield name, model
+
+
+def _stages(model):
+    """[(name, modules that own parameters)] from the output to the input."""
+    lists = [
+        m
+        for m in model.modules()
+        if isinstance(m, nn.ModuleList | nn.Sequential) and len(m) > 1 and len(Counter(map(type, m))) == 1
+    ]
+    if not lists:
+        raise ValueError(f"{type(model).__name__} has no list of blocks to randomise one after the other.")
+    blocks = list(max(lists, key=lambda m: sum(p.numel() for p in m.parameters())))
+    block_of = {id(m): i for i, block in enumerate(blocks) for m in block.modules()}
+    before, inside, after = [], [[] for _ in blocks], []
+    for module in model.modules():
+        if next(module.parameters(recurse=False), None) is None:
+            continue
+        if id(module) in block_of:
+            inside[block_of[id(module)]].append(module)
+        else:  # registered in front of the blocks, or behind them
+            (after if any(inside) else before).append(module)
+    numbered = [(f"block {i + 1}", modules) for i, modules in enumerate(inside)]
+    return [("head", after), *reversed(numbered), ("embeddings", before)]
+
+
+@torch.no_grad()
+def _draw_anew(module):
+    if hasattr(module, "reset_parameters"):
+        module.reset_parameters()
+        return
+    for parameter in module.parameters(recurse=False):
+        spread = parameter.float().std().item() if parameter.numel() > 1 else abs(parameter.item())
+        parameter.normal_(0, spread)
+
+
+def _spearman(x, y):
+    return float(spearmanr(x, y).statistic) if x.std() > 0 and y.std() > 0 else math.nan
+
+
+def _ssim(a, b):
+    side = min(7, *a.shape)
+    window = side if side % 2 else side - 1
+    return float(structural_similarity(a.cpu().numpy(), b.cpu().numpy(), win_size=window, data_range=1.0))

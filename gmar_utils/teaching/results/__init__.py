@@ -1,0 +1,1 @@
+"""The tables of book/results: made, read and drawn."""

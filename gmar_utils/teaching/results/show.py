@@ -1,0 +1,167 @@
+"""Reads the tables in this folder for the chapters; nothing is computed here that the tables do not hold."""
+
+import html
+import json
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn
+from IPython.display import HTML, Markdown, display
+from matplotlib.colors import ListedColormap
+from matplotlib.patches import Patch
+
+from gmar_utils.evaluation.summary import title, to_markdown
+
+from .claims import HOLDS, NOT, OPEN
+
+RESULTS = Path(__file__).parents[3] / "book/results"  # of a copy of the project; the installed package holds no tables
+pd.set_option("display.max_colwidth", None, "display.max_rows", 200)
+
+
+def read(name):
+    """One table, as it lies in the folder."""
+    return pd.read_csv(RESULTS / f"{name}.csv", keep_default_na=True)
+
+
+def exists(name):
+    """Whether a table was made; says how to make it where not."""
+    made = (RESULTS / f"{name}.csv").exists()
+    if not made:
+        print(f"{name}.csv was not run yet. Make it with: python -m gmar_utils.teaching.results.make {name}")
+    return made
+
+
+def about(name):
+    """Its provenance."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def origin(*names):
+    """The provenance of tables, a line each, to show with them."""
+    for name in names:
+        p = about(name)
+        shown = [f"{name}.csv", p.get("model"), p.get("weights_sha256", "")[:12], p.get("data"),
+                 f"{p['images']} images" if "images" in p else None, p.get("precision"), p["device"], p["date"][:10],
+                 f"commit {p['commit'][:10]}" if p.get("commit") else None, f"{p['wall_time_s']} s"]  # fmt: skip
+        _small(" · ".join(str(part) for part in shown if part))
+
+
+def protocol(name):
+    """The protocol of each metric in a table, one line for those that share it."""
+    for card in dict.fromkeys(about(name)["protocol"].values()):
+        _small(card)
+
+
+def _small(line):
+    display(HTML(f"<p style='font-size: 0.85em; margin: 0.2em 0'>{html.escape(line)}</p>"))
+
+
+def summary(name, setting=None, metrics=None):
+    """A summary of `gmar evaluate` as its Markdown tables, with the protocol under them."""
+    table, cards = read(name), about(name).get("protocol", {})
+    if setting:
+        table, cards = table[table["setting"] == setting].drop(columns="setting"), cards[setting]
+    if metrics:
+        table = table[table["metric"].isin(metrics)]
+    return Markdown(_unbroken(to_markdown(table, cards)))
+
+
+def _unbroken(text):
+    """Intervals that no line break cuts."""
+    return re.sub(r"(\[\S+,) (\S+\])", "\\1\u00a0\\2", text)
+
+
+def means(table, rows="method", columns="metric", digits=2, value="mean", low="low", high="high"):
+    """Mean [95 % interval] as text, in the order of the table."""
+    text = [
+        _unbroken(f"{m:.{digits}f} [{a:.{digits}f}, {b:.{digits}f}]")
+        for m, a, b in zip(table[value], table[low], table[high], strict=True)
+    ]
+    wide = table.assign(text=text).pivot(index=rows, columns=columns, values="text")
+    wide = wide.loc[table[rows].unique(), table[columns].unique()].fillna("")
+    return wide.rename(columns=title).rename_axis(index=None, columns=None)
+
+
+def claims(source):
+    """One line for each claim of a paper: what it says, where, and the verdict."""
+    table = read("claims")
+    table = table[table["source"] == source]
+    grouped = table.groupby("claim", sort=False)
+    lines = grouped.agg(claim_text=("statement", "first"), where=("place", "first"), verdict=("claim_verdict", "first"))
+    lines["images"] = grouped["images"].max()
+    count = grouped["verdict"].agg(lambda v: " / ".join(str((v == k).sum()) for k in (HOLDS, NOT, OPEN)))
+    lines["parts: hold / do not / open"] = count
+    return lines.rename(columns={"claim_text": "claim"}).rename_axis(None).reset_index(drop=True)
+
+
+def parts(source, claim=None):
+    """Every measured difference behind the verdicts, with its interval."""
+    table = read("claims")
+    table = table[(table["source"] == source) & (table["claim"].eq(claim) if claim else True)]
+    text = [_unbroken(f"{r.mean:+.2f} [{r.low:+.2f}, {r.high:+.2f}]") if r.images else "not run"
+            for r in table[["mean", "low", "high", "images"]].itertuples()]  # fmt: skip
+    shown = table.assign(difference=text)
+    return shown[["claim", "part", "difference", "images", "verdict"]].reset_index(drop=True)
+
+
+def tally(source):
+    """A sentence: how many claims hold, how many do not, how many cannot be told."""
+    verdicts = claims(source)["verdict"]
+    count = {k: int((verdicts == k).sum()) for k in (HOLDS, NOT, OPEN)}
+    print(f"{len(verdicts)} claims: {count[HOLDS]} hold here, {count[NOT]} do not, {count[OPEN]} cannot be told.")
+
+
+# Sensitivity: one choice changed at a time ----------------------------------------------------------------------------
+
+COLOURS = {HOLDS: "#0072B2", OPEN: "#D9D9D9", NOT: "#D55E00"}
+
+
+def choices(name):
+    """A sensitivity table with a readable setting ("alpha 4") and pair ("gmar > rollout") in each line."""
+    table = read(name)
+    setting = table["factor"] + table["value"].map(lambda v: "" if pd.isna(v) else f" {v}")
+    return table.assign(setting=setting, pair=table["a"] + " > " + table["b"])
+
+
+def survey(name, metrics=("average_drop", "average_increase", "insertion", "deletion")):
+    """One cell for each setting (rows), metric (panels) and pair of methods (columns): who is better there? Returns the
+    figure. An empty cell: the setting does not touch that metric."""
+    table, code = choices(name), {verdict: k for k, verdict in enumerate(COLOURS)}
+    settings, pairs = table["setting"].unique(), table["pair"].unique()
+    figure, axes = plt.subplots(1, len(metrics), figsize=(11, 0.28 * len(settings) + 2.2), sharey=True)
+    for ax, metric in zip(axes, metrics, strict=True):
+        part = table[table["metric"] == metric].assign(code=lambda t: t["verdict"].map(code))
+        wide = part.pivot(index="setting", columns="pair", values="code").reindex(index=settings, columns=pairs)
+        seaborn.heatmap(
+            wide, vmin=0, vmax=2, cmap=ListedColormap([*COLOURS.values()]), cbar=False, linewidths=1.5, ax=ax
+        )
+        ax.set(title=title(metric), xlabel="", ylabel="")
+        ax.tick_params(length=0)
+    labels = ("first is better", "cannot be told", "second is better")
+    patches = [Patch(color=c, label=x) for c, x in zip(COLOURS.values(), labels, strict=True)]
+    figure.legend(handles=patches, loc="outside upper right", ncols=3)
+    return figure
+
+
+def survivors(name):
+    """The pairs and metrics with one and the same clear verdict in every setting of a table."""
+    found = (
+        choices(name)
+        .groupby(["metric", "pair"], sort=False)
+        .agg(verdict=("verdict", lambda v: v.iloc[0] if v.nunique() == 1 else OPEN), settings=("verdict", "size"))
+    )
+    better = found["verdict"].map({HOLDS: "the first", NOT: "the second"})
+    same = found.assign(better=better).dropna(subset="better").drop(columns="verdict").reset_index()
+    return same.assign(metric=same["metric"].map(title))
+
+
+def weights_help(*names):
+    """In how many settings GMAR is better than itself at equal head weights, or worse: a row for each table."""
+    rows = {}
+    for name in names:
+        part = choices(name).query("pair == 'gmar > uniform'")
+        rows[name.removeprefix("sensitivity-")] = {"better": (part["verdict"] == HOLDS).sum(),
+            "cannot be told": (part["verdict"] == OPEN).sum(), "worse": (part["verdict"] == NOT).sum()}  # fmt: skip
+    return pd.DataFrame(rows).T
