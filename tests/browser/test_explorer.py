@@ -29,7 +29,8 @@ import torch
 from ipywidgets.embed import dependency_state, embed_data
 from PIL import Image
 
-from gmar_utils.explorer import widget as explorer
+from gmar_utils import explorer
+from gmar_utils.explorer import packing
 from gmar_utils.methods.weighting import VARIANTS
 from gmar_utils.photo import minmax
 
@@ -43,8 +44,7 @@ PAGES = ["small-file", "small-http", "book-file"]
 MODEL = """
 import numpy as np, torch
 from transformers import ViTConfig, ViTForImageClassification
-from gmar_utils import load_model
-from gmar_utils.explorer import widget as explorer
+from gmar_utils import explorer, load_model
 torch.manual_seed(0)
 config = ViTConfig(hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=32, image_size=48,
                    patch_size=8, num_labels=5, initializer_range=0.4)
@@ -159,7 +159,7 @@ class Expected:
         info = model["state"]["info"]
         layers, heads, n = info["shape"]
         codes = np.frombuffer(zlib.decompress(data["attention"]), np.uint8).reshape(layers, heads, n, n)
-        attention = explorer.dequantise(codes.cumsum(2, dtype=np.uint8))
+        attention = packing.dequantise(codes.cumsum(2, dtype=np.uint8))
         weights = np.frombuffer(data["weights"], np.float32).reshape(-1, 2, layers, heads)
         maps = np.frombuffer(data["maps"], np.float32).reshape(len(weights), len(info["methods"]), -1)
         curves = np.frombuffer(data.get("curves", b""), np.float32)
@@ -187,7 +187,7 @@ class Expected:
         s, photo = self.settings, self.photos[self.settings["photo"]]
         attentions = [torch.from_numpy(a[None]) for a in photo["attention"]]
         muted = [tuple(p) for p in s["muted"]]
-        scores = explorer.muted_rollout(
+        scores = packing.muted_rollout(
             attentions, self.weights(norm), photo["readout"], s["alpha"], VARIANTS[s["variant"]], s["layers"], muted
         )
         rows, columns = photo["info"]["grid"]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification
 
-from gmar_utils import explain, load_model, metrics, trace
-from gmar_utils.explorer import widget as explorer
+from gmar_utils import explain, explorer, load_model, metrics, trace
+from gmar_utils.explorer import packing
 from gmar_utils.methods.weighting import VARIANTS, head_weights, weighted_rollout
 from gmar_utils.photo import minmax
 
@@ -77,27 +77,27 @@ def slowly(attentions, weights, readout, alpha, variant, layers, muted):
 )
 def test_muted_rollout_is_the_definition(alpha, variant, layers, muted):
     attentions, weights, readout = stack()
-    fast = explorer.muted_rollout(attentions, weights, readout, alpha, variant, layers, sorted(muted))
+    fast = packing.muted_rollout(attentions, weights, readout, alpha, variant, layers, sorted(muted))
     slow = slowly(attentions, weights, readout, alpha, variant, layers, muted)
     torch.testing.assert_close(fast / fast.sum(1, keepdim=True), slow / slow.sum(1, keepdim=True), atol=1e-5, rtol=1e-4)
 
 
 def test_nothing_muted_is_the_plain_rollout():
     attentions, weights, readout = stack()
-    same = explorer.muted_rollout(attentions, weights, readout, 0.7, "report")
+    same = packing.muted_rollout(attentions, weights, readout, 0.7, "report")
     assert torch.allclose(same, weighted_rollout(attentions, weights, readout, 0.7, "report"), atol=1e-6)
 
 
 def test_a_solo_head_is_all_of_its_layer():
     attentions, weights, readout = stack()
-    solo = explorer.muted_rollout(attentions, weights, readout, 0.0, muted=[(1, 1), (1, 3), (1, 4)], layers=(1, 1))
+    solo = packing.muted_rollout(attentions, weights, readout, 0.0, muted=[(1, 1), (1, 3), (1, 4)], layers=(1, 1))
     assert torch.allclose(solo, attentions[0][:, 1, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize("wrong", [{"layers": p} for p in ((0, 2), (2, 1), (1, L + 1))] + [{"muted": [(1, H + 1)]}])
 def test_places_that_do_not_exist(wrong):
     with pytest.raises(ValueError, match=f"1 to {H}|≤ {L}"):
-        explorer.muted_rollout(*stack(), **wrong)
+        packing.muted_rollout(*stack(), **wrong)
 
 
 @given(st.integers(0, 1000), st.sampled_from([0.1, 2.0, 8.0]))
@@ -105,11 +105,11 @@ def test_places_that_do_not_exist(wrong):
 def test_a_byte_keeps_attention(seed, contrast):
     z = contrast * np.random.default_rng(seed).normal(size=(2, 3, N, N))
     a = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
-    back = explorer.dequantise(explorer.quantise(a))
+    back = packing.dequantise(packing.quantise(a))
     assert np.allclose(back.sum(-1), 1, atol=1e-6)
     # half a step in (a/largest)^⅔ moves an entry by at most `moves`; the row's sum, which divides it, by their sum
     largest = a.max(-1, keepdims=True)
-    moves = largest * (((a / largest) ** (2 / 3) + 0.5 / explorer.LEVELS) ** 1.5 - a / largest)
+    moves = largest * (((a / largest) ** (2 / 3) + 0.5 / packing.LEVELS) ** 1.5 - a / largest)
     total = moves.sum(-1, keepdims=True)
     assert (abs(back - a) <= (moves + a * total) / (1 - total) + 1e-6).all()
 
@@ -137,7 +137,7 @@ def test_what_the_page_holds(vit, photos, packed):
     assert p.info["targets"] == top and p.info["grid"] == [4, 4] and p.info["shape"] == [L, H, 17]
     assert p.info["target_names"][0].startswith(f"class {top[0]} ") and p.info["target_names"][0].endswith(" %")
     t = trace(vit.model, pixels.expand(2, -1, -1, -1), target=torch.tensor(top))
-    assert np.allclose(explorer.dequantise(codes(p)), torch.stack([a[0] for a in t.attentions]), atol=0.01)
+    assert np.allclose(packing.dequantise(codes(p)), torch.stack([a[0] for a in t.attentions]), atol=0.01)
     weights = np.frombuffer(p.weights, np.float32).reshape(2, 2, L, H)
     for k, norm in enumerate(("l1", "l2")):
         assert np.allclose(weights[:, k], torch.stack(head_weights(t.gradients, norm), 1), atol=1e-5)
@@ -155,7 +155,7 @@ def test_the_stated_error_is_the_error(vit, photos, packed):
     """The number shown to the reader bounds what one byte an entry does to the maps that the sliders can make."""
     p = packed[0]
     weights = torch.from_numpy(np.frombuffer(p.weights, np.float32).reshape(2, 2, L, H).copy())
-    coarse = [torch.from_numpy(a)[None] for a in explorer.dequantise(codes(p))]
+    coarse = [torch.from_numpy(a)[None] for a in packing.dequantise(codes(p))]
     worst = 0.0
     for variant in VARIANTS:
         for k, norm in enumerate(("l1", "l2")):
