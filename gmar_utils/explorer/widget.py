@@ -1,14 +1,16 @@
 """Sliders for α, norm, layers and heads that work in Jupyter, on Colab and in the static book without a kernel.
 
-    ui = explore(vit, {"cat": cat, "coffee": coffee})         # α, norm, variant, class, layers, opacity
-    packed = pack(vit, photos); explore(packed, show="heads") # several views of one set of photos: packed once
+    ui = explore(vit, {"cat": cat, "coffee": coffee})     # α, norm, variant, class, opacity
+    packed = pack(vit, photos, heads=True)                # several views of one set of photos: packed once
+    explore(packed, show="heads")                         # needs all attention, heads=True
 
-The page computes the maps itself, from the photo's attention (a byte an entry) and exact head weights. `state_map` is
-the same picture as a plain function call; 'As code' under each view writes that call.
+The page computes the maps itself: from a few vectors a photo, or from its attention (a byte an entry) and exact head
+weights. `state_map` is the same picture as a plain function call; 'As code' under each view writes the call.
 """
 
 import functools
 import json
+import zlib
 from collections.abc import Sequence
 from importlib.resources import files
 
@@ -19,8 +21,20 @@ import traitlets
 from ..methods.weighting import VARIANTS
 from .packing import NORMS, PhotoData, pack
 
-SHOW = ("map", "heads", "compare", "deletion")
-MODULES = ("maths", "draw", "code", "photo", "map", "heads", "compare", "deletion", "main")  # what one imports first
+SHOW = ("ask", "map", "heads", "compare", "deletion")
+MODULES = (
+    "maths",
+    "draw",
+    "code",
+    "link",
+    "photo",
+    "ask",
+    "map",
+    "heads",
+    "compare",
+    "deletion",
+    "main",
+)  # what one imports first
 
 
 def _text(name: str) -> str:
@@ -69,6 +83,8 @@ class ExplorerView(anywidget.AnyWidget):
     photos = traitlets.List(traitlets.Instance(PhotoData)).tag(sync=True, **widgets.widget_serialization)
     presets = traitlets.List().tag(sync=True)
     show = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    link = traitlets.Unicode().tag(sync=True)  # this explorer's name in shared links
+    answer = traitlets.Unicode().tag(sync=True)  # a sentence under the picture of show="ask"
     choices = traitlets.List(traitlets.Unicode()).tag(sync=True)  # names that left and right count in
     target_names = traitlets.List(traitlets.Unicode()).tag(sync=True)
     photo = traitlets.Int(0).tag(sync=True)
@@ -98,34 +114,50 @@ class ExplorerView(anywidget.AnyWidget):
         }
 
 
-def explore(source, photos=None, show: str | Sequence[str] = "map", targets: int | Sequence[int] = 3) -> widgets.VBox:
-    """Sliders over a live map: an ipywidgets box, `.view` its `ExplorerView`.
+def explore(
+    source,
+    photos=None,
+    show: str | Sequence[str] = "map",
+    targets: int | Sequence[int] = 3,
+    *,
+    answer: str = "",
+) -> widgets.VBox:
+    """Sliders over a live map.
 
-    source   a model (Vit, bundled name, folder, hub id or model object) with `photos`, or what `pack` returned
-    photos   {name: photo} or a list; a photo is whatever `Vit.preprocess` takes. The code under the view calls them
-             `photos` and the model `vit`
-    show     "map" | "heads" (board of head weights, click to mute or solo; where a patch looks) | "compare" (two maps,
-             their difference, a swipe handle) | "deletion" (patches vanish, the probability falls), or several of them
-    targets  the classes that can be explained: the so many most probable ones, or a list of class ids
+    Args:
+        source: A model (Vit, bundled name, folder, hub id or model object) with `photos`, or what `pack` returned.
+        photos: {name: photo} or a list; a photo is whatever `Vit.preprocess` takes. The code under the view calls them
+            `photos` and the model `vit`.
+        show: "ask" (a button for each class and each method) | "map" (α, norm, variant) | "heads" (board of head
+            weights, click to mute or solo; where a patch looks) | "compare" (two maps, their difference, a swipe
+            handle) | "deletion" (patches vanish, the probability falls), or several of them.
+        targets: The classes that can be explained: the so many most probable ones, or a list of class ids.
+        answer: A sentence under the picture of "ask".
 
-    For a model with 6 layers, 6 heads and 96 patches a photo takes about 260 kB of the page. It grows with L·H·N²:
-    ViT-B/16 takes 5 MB, fine in a live notebook, too much for a page.
+    Returns:
+        An ipywidgets box; its `.view` is the `ExplorerView`.
+
+    Raises:
+        ValueError: For an unknown `show`, for photos of different models, and where `pack` left out what `show` needs.
+        TypeError: For a model without photos.
     """
     show = (show,) if isinstance(show, str) else tuple(show)
-    if unknown := set(show) - set(SHOW):
-        raise ValueError(f"show must name {', '.join(SHOW)}; got {', '.join(sorted(unknown))}.")
-    if isinstance(source, list) and all(isinstance(p, PhotoData) for p in source):
+    if not show or set(show) - set(SHOW):
+        raise ValueError(f"show must name {', '.join(SHOW)}; got {', '.join(sorted(set(show) - set(SHOW))) or 'none'}.")
+    if isinstance(source, list) and source and all(isinstance(p, PhotoData) for p in source):
         packed = source
-    elif photos is None:
+    elif not photos:
         raise TypeError("explore needs photos too: explore(vit, {'cat': cat}), or explore(pack(vit, photos)).")
     else:
-        packed = pack(source, photos, targets, curves="deletion" in show)
+        packed = pack(source, photos, targets, curves="deletion" in show, heads="heads" in show)
     if "deletion" in show and not all(p.curves for p in packed):
         raise ValueError("show='deletion' needs deletion curves: pack(model, photos, curves=True).")
-    kinds = {(*p.info["shape"][:2], len(p.info["targets"])) for p in packed}
+    if "heads" in show and not all(p.attention for p in packed):
+        raise ValueError("show='heads' needs the attention of every head: pack(model, photos, heads=True).")
+    kinds = {(*p.info["shape"][:2], len(p.info["targets"]), tuple(p.info["methods"])) for p in packed}
     if len(kinds) != 1:
         raise ValueError(
-            "The photos of one explorer need the same number of layers, heads and targets; got "
+            "The photos of one explorer need the same number of layers, heads and targets, and the same methods; got "
             f"{sorted(kinds)}. Make one explorer for each model."
         )
 
@@ -136,6 +168,8 @@ def explore(source, photos=None, show: str | Sequence[str] = "map", targets: int
         layout=layout,
         photos=packed,
         show=list(show),
+        link=_link(show, packed),
+        answer=answer,
         script=_script(),
         presets=PRESETS,
         choices=["Your settings", "Equal heads", *info["methods"]],
@@ -143,7 +177,7 @@ def explore(source, photos=None, show: str | Sequence[str] = "map", targets: int
         layers=[1, depth],
         look=depth,
     )
-    controls = [_control(view, kind, depth, layout) for kind in _wanted(show, len(packed))]
+    controls = [_control(view, kind, depth, layout) for kind in _wanted(show, packed)]
     box = widgets.Box(controls, layout=layout)
     box.add_class("gmar-controls")
     ui = widgets.VBox([box, view], layout=layout)
@@ -152,13 +186,21 @@ def explore(source, photos=None, show: str | Sequence[str] = "map", targets: int
     return ui
 
 
-def _wanted(show, photos):
-    kinds = ["photo"] if photos > 1 else []
-    kinds.append("target")
-    if show != ("deletion",):
+def _link(show, packed):
+    """The same from build to build, so that links keep their meaning, and another one for other pictures."""
+    pictures = [[p.info["name"], p.info["targets"], p.info["methods"]] for p in packed]
+    return f"{'-'.join(show)}-{zlib.crc32(json.dumps(pictures).encode()):08x}"
+
+
+def _wanted(show, packed):
+    kinds = ["photo"] if len(packed) > 1 else []
+    if set(show) != {"ask"}:
+        kinds.append("target")
+    if set(show) & {"map", "heads", "compare"}:
         kinds += ["alpha", "norm", "variant"]
     if "map" in show:
-        kinds += ["layers", "opacity"]
+        kinds += ["layers"] if all(p.attention for p in packed) else []
+        kinds.append("opacity")
     kinds += ["look"] if "heads" in show else []
     kinds += ["left", "right"] if "compare" in show else []
     return kinds + (["method", "step"] if "deletion" in show else [])

@@ -25,7 +25,7 @@ export function compare(view) {
   const chosen = (i) =>
     i === 0 ? view.state.map : i === 1 ? view.map({ norm: 2 }) : view.photo.map(view.state.t, i - 2);
   const choiceCode = (i) =>
-    i === 0 ? stateCode(view, view.state.norm) : i === 1 ? stateCode(view, 2) : methodCode(view, i - 2);
+    i === 0 ? stateCode(view, view.state.norm) : i === 1 ? stateCode(view, 2) : `${methodCode(view, i - 2)}.map`;
 
   function update() {
     const { photo } = view;

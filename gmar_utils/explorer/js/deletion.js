@@ -131,8 +131,8 @@ export function deletion(view) {
   }
 
   const code = () =>
-    `maps = ${methodCode(view, model.get("method"), true)}\ncurve = gmar_utils.metrics.deletion(\n` +
-    `    vit.model, vit.preprocess([${photoCode(view)}]), maps, target=${view.photo.targets[view.state.t]}, ` +
+    `explanation = ${methodCode(view, model.get("method"))}\ncurve = gmar_utils.metrics.deletion(\n` +
+    `    vit.model, vit.preprocess(${photoCode(view)}), explanation.map[None],\n    target=${view.photo.targets[view.state.t]}, ` +
     `steps=${steps()},\n)`;
   const controls = [h("div", { class: "gmar-buttons" }, play), key, h("p", { class: "gmar-key" }, hint)];
   return {

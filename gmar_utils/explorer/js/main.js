@@ -4,14 +4,15 @@ import { checksum, highestFirst, VARIANTS } from "./maths.js";
 import { button, h, place } from "./draw.js";
 import { unpack } from "./photo.js";
 import { stateCode } from "./code.js";
+import { fromLink, linkOf, start, TRAITS } from "./link.js";
+import { ask } from "./ask.js";
 import { map } from "./map.js";
 import { heads } from "./heads.js";
 import { compare } from "./compare.js";
 import { deletion } from "./deletion.js";
 
-const PANELS = { map, heads, compare, deletion };
+const PANELS = { ask, map, heads, compare, deletion };
 const NORM_NAMES = ["L1", "L2", "no head weights"];
-const TRAITS = "photo target norm variant alpha layers opacity muted query look left right method step".split(" ");
 
 export async function render({ model, el }) {
   const fetch = async (id) => unpack(await model.widget_manager.get_model(id.replace("IPY_MODEL_", "")));
@@ -31,10 +32,10 @@ export async function render({ model, el }) {
     schedule() {
       waiting ||= requestAnimationFrame(draw);
     },
-    heads: () => view.photo.heads(view.state.t, view.state.norm, view.state.muted),
+    heads: () => view.photo.heads(view.state),
     map: (changes) => view.photo.mapAt({ ...view.state, ...changes }),
     name: () => view.photo.target_names[view.state.t],
-    word: () => view.name().replace(/ [\d.]+ %$/, ""),
+    word: () => view.photo.words[view.state.t],
     settings: () =>
       `${NORM_NAMES[view.state.norm]}, α = ${view.state.alpha.toFixed(2)}, ${VARIANTS[view.state.variant]}`,
   };
@@ -60,12 +61,19 @@ export async function render({ model, el }) {
   const note = h("p", { class: "gmar-note" });
   const code = h("code");
   const copied = h("span", { role: "status" });
-  const copy = button("Copy", () =>
-    navigator.clipboard?.writeText(code.textContent).then(
-      () => (copied.textContent = "Copied."),
-      () => (copied.textContent = "Select the text and copy it."),
-    ),
-  );
+  const copy = (text, what, otherwise) =>
+    (navigator.clipboard?.writeText(text) ?? Promise.reject()).then(
+      () => (copied.textContent = `${what} copied.`),
+      () => (copied.textContent = otherwise),
+    );
+  const copyCode = button("Copy as Python", () => copy(code.textContent, "Code", "Select the text and copy it."));
+  const copyLink = button("Copy link", () => {
+    history.replaceState(null, "", linkOf(model, began));
+    copy(location.href, "Link", "The link stands in the address bar.");
+  });
+  // a notebook's own address would not bring these pictures back
+  const published = document.querySelector('script[type="application/vnd.jupyter.widget-state+json"]') !== null;
+  copyLink.hidden = !published;
   el.classList.add("gmar");
   el.replaceChildren(
     ...parts.map((part) => part.el),
@@ -73,9 +81,9 @@ export async function render({ model, el }) {
     h(
       "details",
       { class: "gmar-code" },
-      h("summary", {}, "As code"),
+      h("summary", {}, published ? "As code, as a link" : "As code"),
       h("pre", { tabindex: 0 }, code),
-      h("div", { class: "gmar-buttons" }, copy, copied),
+      h("div", { class: "gmar-buttons" }, copyCode, copyLink, copied),
     ),
     note,
   );
@@ -92,8 +100,8 @@ export async function render({ model, el }) {
     copied.textContent = "";
     note.textContent = main.code
       ? ""
-      : "The page keeps attention in one byte an entry. That moves these maps by at most " +
-        `${(100 * photo.error).toFixed(1)} % of their range.`;
+      : `The page keeps ${photo.light ? "these maps in two bytes a number" : "attention in one byte an entry"}. ` +
+        `That moves the maps by at most ${(100 * photo.error).toFixed(photo.light ? 3 : 1)} % of their range.`;
     el.dataset.checksum = checksum(state.map).toFixed(7);
     el.dataset.ms = (performance.now() - began).toFixed(2);
     const strongest = place(photo, highestFirst(state.map)[0]);
@@ -113,6 +121,16 @@ export async function render({ model, el }) {
     model.on(`change:${trait}`, view.schedule);
     view.cleanups.push(() => model.off(`change:${trait}`, view.schedule));
   }
+  const began = start(model);
+  const follow = () => {
+    const said = published && fromLink(model, photos, began);
+    if (!said) return;
+    view.set(said);
+    setTimeout(() => el.scrollIntoView({ block: "center" }), 300); // after the page's own pictures took their places
+  };
+  addEventListener("hashchange", follow);
+  view.cleanups.push(() => removeEventListener("hashchange", follow));
+  follow();
   draw();
   view.cleanups.push(nameHandles(el));
   return () => {
