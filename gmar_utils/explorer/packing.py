@@ -13,7 +13,7 @@ from PIL import ImageOps
 
 from ..capture import Trace, probability, trace
 from ..capture.layout import logits_of
-from ..methods import explain_many
+from ..methods import METHODS, bind, explain_many
 from ..methods.weighting import VARIANTS, alpha_polynomial, head_weights, weighted_rollout
 from ..metrics import deletion
 from ..model import Vit, load_model
@@ -25,14 +25,15 @@ PHOTO_PIXELS = 416  # longer side of the picture in the page
 STEPS = 16  # of the deletion curves
 LEVELS = 100  # of attention in the page: more make it larger, and its maps hardly more exact
 
-# Maps that do not follow the sliders, for comparison and deletion: label → (method, options).
+# The maps beside GMAR under the sliders: label → method, as in `explain_many`.
 METHODS_SHOWN = {
-    "GMAR L1": ("gmar", {"norm": "l1"}),
-    "GMAR L2": ("gmar", {"norm": "l2"}),
-    "Attention rollout": ("rollout", {}),
-    "LeGrad": ("legrad", {}),
-    "Grad-CAM": ("grad-cam", {}),
-    "Random": ("random", {}),
+    "GMAR L1": bind("gmar", norm="l1"),
+    "GMAR L2": bind("gmar", norm="l2"),
+    **{
+        METHODS[name].title: bind(name)
+        for name in ("rollout", "legrad", "grad-cam", "libra", "random")
+        if name in METHODS
+    },
 }
 
 
@@ -155,18 +156,22 @@ def _jpeg(photo):
 
 
 def _call(method):
-    """A method as the arguments of `explain`."""
-    name, options = method
-    return ", ".join([f'"{name}"', *(f"{k}={v!r}" for k, v in options.items())])
+    """A method as the arguments of `Vit.explain`; a function of the user's own goes by its name."""
+    bound = bind(method)
+    own = getattr(bound.func, "__name__", "method")
+    name = next((f'"{m.name}"' for m in METHODS.values() if m.function is bound.func), own)
+    return ", ".join([name, *(f"{k}={v!r}" for k, v in bound.keywords.items())])
 
 
 def _follows(method):
     """(norm, variant), as indices, of a map that the page can draw at any α; None for other maps."""
-    name, options = method
-    if name not in ("gmar", "rollout") or options.get("alpha", 1) != 1:
-        return None
-    norm, variant = (options.get("norm", "l1"), "paper") if name == "gmar" else (None, "output-first")
-    return [NORMS.index(norm), VARIANTS.index(options.get("variant", variant))] if norm in NORMS else None
+    bound = bind(method)
+    defaults = {"gmar": ("l1", "paper"), "rollout": (None, "output-first")}
+    for name, (norm, variant) in defaults.items():
+        if bound.func is METHODS[name].function and "alpha" not in bound.keywords:
+            norm, variant = bound.keywords.get("norm", norm), bound.keywords.get("variant", variant)
+            return [NORMS.index(norm), VARIANTS.index(variant)] if norm in NORMS else None
+    return None
 
 
 def _with_heads(t):
@@ -179,7 +184,7 @@ def _with_heads(t):
 
     return {
         "attention": zlib.compress(np.diff(codes, axis=2, prepend=np.uint8(0)).tobytes(), 9),
-        "readout": _bytes(t.readout.expand(len(t.target), -1)[0]),
+        "readout": _bytes(t.readout[0]),
         "weights": _bytes(weights),
     }, _error(t, page)
 
