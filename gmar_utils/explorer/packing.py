@@ -123,10 +123,10 @@ def _pack(vit, key, photo, targets, methods, curves, heads):
 
 def _targets(vit, pixels, targets):
     """Class ids: the so many most probable ones, or those given."""
+    if not (targets >= 1 if isinstance(targets, int) else len(targets)):
+        raise ValueError(f"targets must be a number of classes ≥ 1, or a list of class ids; got {targets!r}.")
     if not isinstance(targets, int):
         return torch.tensor(list(targets), device=pixels.device)
-    if targets < 1:
-        raise ValueError(f"targets must be a number of classes ≥ 1, or a list of class ids; got {targets}.")
     with torch.no_grad():
         logits = logits_of(vit.model(pixels))
     return logits[0].argsort(descending=True, stable=True)[:targets]
