@@ -122,4 +122,6 @@ class Explanation:
         """A picture with alt text: a notebook shows this one, and the bare PNG where there is no HTML."""
         data = base64.b64encode(self._repr_png_()).decode()
         alt, heading = html.escape(self.alt, quote=True), html.escape(self.heading)
-        return f'<figure><img src="data:image/png;base64,{data}" alt="{alt}"><figcaption>{heading}</figcaption></figure>'
+        return (
+            f'<figure><img src="data:image/png;base64,{data}" alt="{alt}"><figcaption>{heading}</figcaption></figure>'
+        )

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..capture import Trace, trace
 from ..capture.target import parse_target
 from ..capture.tracing import check_pixel_values
-from ..photo import minmax
+from ..photo import minmax, resize
 from . import activation, baselines, layerwise, weighting
 
 
@@ -172,4 +171,4 @@ def _finish(maps, size):
     maps = minmax(maps)  # first, because interpolation's rounding would turn a constant map into noise
     if size is None:
         return maps
-    return minmax(F.interpolate(maps[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0])
+    return minmax(resize(maps, size))

@@ -75,7 +75,7 @@ def test_a_checkpoint_without_a_trained_head_is_refused(tmp_path):
 
 
 def test_unknown_names_say_what_there_is(tmp_path, monkeypatch):
-    monkeypatch.setattr("gmar_utils.models._hub_answers", lambda name: False)
+    monkeypatch.setattr("gmar_utils.checkpoint._hub_answers", lambda name: False)
     with pytest.raises(OSError, match="out of reach"):
         load_model("nobody/no-such-model")
     with pytest.raises(OSError, match="could not be loaded"):
