@@ -64,8 +64,8 @@ class Vit:
         if len({p.shape for p in prepared}) > 1:
             raise ValueError(
                 "The processor makes values of different shapes of these photos "
-                f"({', '.join(sorted({str(tuple(p.shape[2:])) for p in prepared}))}), which are no batch. Pass one photo "
-                "at a time, or explain() with the whole list."
+                f"({', '.join(sorted({str(tuple(p.shape[2:])) for p in prepared}))}), which are no batch. Pass one at "
+                "a time, or explain() with the whole list."
             )
         return torch.cat(prepared)
 
@@ -128,10 +128,8 @@ class Vit:
 
             by_word = {w.strip().lower(): i for i, text in enumerate(self.labels) for w in text.split(",")}
             near = [self.label(by_word[w]) for w in difflib.get_close_matches(word.lower(), by_word, 3, 0.75)]
-        hint = (
-            f"; near it: {', '.join(near)}." if near and word.strip() else "; all of them: .labels, or gmar info MODEL."
-        )
-        return f"The model has no label {word!r}{hint}"
+        hint = f"near it: {', '.join(near)}" if near and word.strip() else "all of them: .labels, or gmar info MODEL"
+        return f"The model has no label {word!r}; {hint}."
 
     # --- what it says, and why
 
@@ -163,10 +161,10 @@ class Vit:
             for i, chosen, row in zip(part, ids, logits, strict=True):
                 shown = self._probability(row.expand(len(chosen), -1), chosen)
                 file = str(images[i]) if isinstance(images[i], str | os.PathLike) else f"picture {i}"
-                rows += [(file, r, self.label(k), k, p) for r, (k, p) in enumerate(zip(chosen.tolist(), shown), 1)]
-        return pd.DataFrame(rows, columns=["file", "rank", "label", "class_id", "probability"]).astype(
-            {"probability": float}
-        )
+                ranked = enumerate(zip(chosen.tolist(), shown, strict=True), 1)
+                rows += [(file, rank, self.label(k), k, p) for rank, (k, p) in ranked]
+        table = pd.DataFrame(rows, columns=["file", "rank", "label", "class_id", "probability"])
+        return table.astype({"probability": float})
 
     def explain(
         self,
@@ -217,8 +215,8 @@ class Vit:
             self._check_logits(seen.logits)
             if seen.grid == (1, 1):
                 raise ValueError(
-                    f"At {values.shape[-2]}×{values.shape[-1]} pixels the model sees one patch: a map of one value says "
-                    "nothing. Use a larger image size."
+                    f"At {values.shape[-2]}×{values.shape[-1]} pixels the model sees one patch: one value is no map. "
+                    "Use a larger image size."
                 )
             maps = seen.patches(function(seen))
             if known and known.signed and not signed:
@@ -328,14 +326,14 @@ def load_model(
     """A classifier ready to be explained: in eval mode, on the device, every weight from its file.
 
     Args:
-        model: a bundled name (`bundled()`), a folder, a hub id, or a model object of transformers or timm, or any module
-            that returns logits. A model object is used as it is: put into eval mode and on the device, else unchanged.
+        model: a bundled name (`bundled()`), a folder, a hub id, or a model object of transformers or timm, or any
+            module that returns logits. A model object is used as it is: put into eval mode and on the device, else unchanged.
         processor: an image processor of transformers in place of the checkpoint's own; a copy of it is used.
         mean: per channel, and
         std: per channel, and
         size: pixels, or (height, width): the preprocessing of a checkpoint without a processor file.
-        image_size: run at another resolution, an int or (height, width), with interpolated position embeddings. `.model`
-            then is a shallow copy, where that needs a hook, which shares the weights of the model object given.
+        image_size: run at another resolution, an int or (height, width), with interpolated position embeddings.
+            `.model` then is a shallow copy, where that needs a hook, which shares the weights of the model object given.
         device: "auto" (a GPU if there is one), or a PyTorch device.
 
     Raises:
@@ -353,9 +351,8 @@ def load_model(
     elif isinstance(model, str | Path | os.PathLike) and str(model).strip():
         name, source, module = str(model), checkpoint.located(model), checkpoint.pretrained(model)
     else:
-        raise TypeError(
-            f"A model is a bundled name ({', '.join(bundled())}), a folder, a hub id or a module; got {model!r}."
-        )
+        names = ", ".join(bundled())
+        raise TypeError(f"A model is a bundled name ({names}), a folder, a hub id or a module; got {model!r}.")
     checkpoint.check_weights(module, name)
     labels, channels = checkpoint.label_words(module), checkpoint.channels_of(module)
     if processor is None:

@@ -146,7 +146,7 @@ def _array(image, channels, name) -> np.ndarray:
 def _of_channels(pixels, channels, name) -> np.ndarray:
     if pixels.ndim != 3 or pixels.shape[2] != channels:
         raise ValueError(
-            f"The model takes pictures of {channels} channels; {name} has {1 if pixels.ndim == 2 else pixels.shape[2]}. "
+            f"The model takes pictures of {channels} channels, and {name} has shape {pixels.shape}. "
             f"Give an array (height, width, {channels})."
         )
     return pixels
