@@ -253,7 +253,8 @@ def check_processor(processor, channels: int) -> torch.Size:
     """
     name = type(processor).__name__
     try:
-        black, white = (prepare(processor, np.full((224, 224, channels), v, np.uint8)) for v in (0, 255))
+        with np.errstate(all="ignore"):
+            black, white = (prepare(processor, np.full((224, 224, channels), v, np.uint8)) for v in (0, 255))
     except Exception as error:
         raise ValueError(f"The processor {name} cannot prepare a picture of {channels} channels: {error}") from None
     if black.ndim != 4 or black.shape[1] != channels or 0 in black.shape:

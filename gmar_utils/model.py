@@ -327,13 +327,13 @@ def load_model(
 
     Args:
         model: a bundled name (`bundled()`), a folder, a hub id, or a model object of transformers or timm, or any
-            module that returns logits. A model object is used as it is: put into eval mode and on the device, else unchanged.
+            module that returns logits. A model object is put into eval mode and on the device, else left as it is.
         processor: an image processor of transformers in place of the checkpoint's own; a copy of it is used.
         mean: per channel, and
         std: per channel, and
         size: pixels, or (height, width): the preprocessing of a checkpoint without a processor file.
         image_size: run at another resolution, an int or (height, width), with interpolated position embeddings.
-            `.model` then is a shallow copy, where that needs a hook, which shares the weights of the model object given.
+            Where that needs a hook, `.model` is a shallow copy that shares the weights of the model object given.
         device: "auto" (a GPU if there is one), or a PyTorch device.
 
     Raises:
