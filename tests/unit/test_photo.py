@@ -210,13 +210,15 @@ def test_known_processors_look_where_they_are_said_to(name, processor, size):
         photo = np.repeat(ramp.round().astype(np.uint8)[..., None], 3, 2)
         prepared = processor([photo], return_tensors="pt")["pixel_values"][:, 0]
         back = to_photo(prepared, [size], processor)[0].numpy()
-        seen = np.isfinite(back)
+        inner = np.zeros(size, bool)  # at the photo's edge a crop beyond it mixes padding in
+        inner[size[0] // 16 : -(size[0] // 16), size[1] // 16 : -(size[1] // 16)] = True
+        seen = np.isfinite(back) & inner
         black, white = (
             processor([np.full((64, 64, 3), v, np.uint8)], return_tensors="pt")["pixel_values"][0, 0, 16, 16].item()
             for v in (0, 255)
         )
         error = np.abs((back - black) / (white - black) - ramp / 255)[seen]
-        assert seen.mean() > 0.1 and error.max() < 0.03, (name, size, axis, error.max())
+        assert seen.sum() > 500 and error.max() < 0.03, (name, size, axis, error.max())
 
 
 class Mirrored(hf.ViTImageProcessorPil):
