@@ -113,6 +113,11 @@ def to_photo(maps: torch.Tensor, sizes: Sequence[tuple[int, int]], processor) ->
     return results
 
 
+def resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Maps (B, r, c) → (B, height, width), bilinearly (align_corners=False)."""
+    return F.interpolate(maps[:, None], tuple(size), mode="bilinear", align_corners=False)[:, 0]
+
+
 def minmax(maps: torch.Tensor) -> torch.Tensor:
     """Each map of (B, …) scaled to [0, 1]; a constant map becomes 0."""
     flat = maps.float().flatten(1)
