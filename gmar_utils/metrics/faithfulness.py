@@ -212,7 +212,8 @@ def morf_lerf(
 ) -> tuple[Curve, Curve, torch.Tensor]:
     """Deletion with the most and with the least relevant first, and LeRF − MoRF of the areas (B,): higher is better.
 
-    At a fixed baseline, without ties, the difference is `srg`. With `baseline="linear"` this is ROAD, whose filled-in pixels give the shape of the mask away less [rong2022road].
+    At a fixed baseline, without ties, the difference is `srg`. With `baseline="linear"` this is ROAD, whose filled-in
+    pixels give the shape of the mask away less [rong2022road].
     Arguments as `deletion`, without `order`.
     """
     morf = deletion(model, pixel_values, maps, target, order="most", **protocol)

@@ -203,14 +203,15 @@ def _parts(values, mask, number):
             "of the photo. Bring maps there with Vit.to_photo, and give one channel of whole numbers as mask."
         )
     found = mask.unique()
-    if mask.is_complex() or mask.is_floating_point() and not bool((found == found.round()).all()) or found.min() < 0:
+    whole = not mask.is_floating_point() or bool((found.isfinite() & (found == found.round())).all())
+    if mask.is_complex() or not whole or bool((found < 0).any()):
         raise ValueError(
             f"mask {number} holds {', '.join(f'{v:g}' for v in found[:5].tolist())}…: a mask is whole numbers from 0, "
             "0 the background, 255 void, anything else the object. Resize masks with nearest neighbours."
         )
     if found.tolist() == [0, VOID]:
         warnings.warn(
-            "A mask holds only 0 and 255: a binary mask saved as a picture, so 255 is taken for the object, not for void.",
+            "A mask holds only 0 and 255, as a binary mask saved as a picture does: 255 is taken for the object.",
             stacklevel=5,
         )
         return mask == VOID, torch.zeros_like(mask, dtype=torch.bool)
