@@ -10,6 +10,7 @@ import torch
 
 from ..capture import Trace
 from ..methods import METHODS
+from ..methods.registry import bind
 
 # label: (method, options). `rollout` is GMAR at uniform weights for "output-first", `rollout-report` for "report".
 DEFAULT_METHODS = {
@@ -78,13 +79,11 @@ def functions(methods: dict, seed: int) -> dict[str, Callable[[Trace], torch.Ten
 
 
 def _bound(label, name, options, seed):
-    function = METHODS[name].function
-    takes = [p for p in inspect.signature(function).parameters if p != "trace"]
-    if unknown := [k for k in options if k not in takes]:
-        raise TypeError(
-            f"method {label!r}: {name} takes no option {unknown[0]!r}; it takes {', '.join(takes) or 'none'}."
-        )
-    return partial(function, **({"seed": seed} if "seed" in takes else {}) | options)
+    takes = inspect.signature(METHODS[name].function).parameters
+    try:
+        return bind(name, **({"seed": seed} if "seed" in takes else {}) | options)
+    except TypeError as error:
+        raise TypeError(f"method {label!r}: {error}") from None
 
 
 def twins(methods: dict) -> dict[str, str]:
