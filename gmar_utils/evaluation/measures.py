@@ -218,8 +218,8 @@ METRICS: dict[str, Measure] = {
     m.name: m
     for m in (
         Measure("drop", "Average drop and increase", -1, (),
-                {"average_drop": ("Avg Drop", -1), "coverage": ("Coverage", 0), "average_increase": ("Avg Increase", 1)},
-                _drop),
+                {"average_drop": ("Avg Drop", -1), "coverage": ("Coverage", 0),
+                 "average_increase": ("Avg Increase", 1)}, _drop),
         Measure("insertion", "Insertion", 1, (), {"insertion": ("Insertion", 1)}, _curve("insertion")),
         Measure("deletion", "Deletion", -1, (), {"deletion": ("Deletion", -1)}, _curve("deletion")),
         Measure("srg", "Symmetric relevance gain", 1, (), {"srg": ("SRG", 1)}, _srg),
