@@ -6,15 +6,15 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from tqdm import tqdm
 
 from .. import data, metrics
 from ..evaluation import DEFAULT_METHODS, METRICS, evaluate
 from ..evaluation.measures import FAITHFULNESS, LOCALIZATION, OPTIONS, TWO_OBJECTS, checked_options
+from ..evaluation.pairs import known
 from ..evaluation.provenance import shown
 from ..evaluation.variants import functions, specified
 from ..methods import METHODS
-from ..model import Vit, load_model
+from ..model import load_model
 from . import types
 
 
@@ -80,32 +80,12 @@ def main(args) -> int:
     return 0
 
 
-def known_pairs(vit: Vit, records, first: int = 10):
-    """The records of photos whose two objects the model knows: each has a class among the model's first ten.
-
-    Args:
-        vit: the model that is evaluated.
-        records: as `data.voc2012_pairs`.
-        first: how many of the model's classes count.
-    """
-    top = {}
-    for k, photo in enumerate(tqdm(records["photo"], desc="photos the model knows", delay=2, disable=None)):
-        if photo not in top:
-            with torch.inference_mode():
-                top[photo] = set(vit.model(vit.preprocess(records[k]["image"])).logits[0].topk(first).indices.tolist())
-    pairs = zip(records["photo"], records["targets"], records["other_targets"], strict=True)
-    kept = [k for k, (photo, *both) in enumerate(pairs) if all(top[photo] & set(targets) for targets in both)]
-    if not kept:
-        raise ValueError(f"Of none of these photos does {vit.name} know both objects.")
-    return records.select(kept)
-
-
 DATA = {
     "tiny-imagenet": lambda args, vit: data.tiny_imagenet("valid", args.source),
     "voc2012": lambda args, vit: data.voc2012(args.source, classes=len(vit.labels)),
-    "voc2012-pairs": lambda args, vit: known_pairs(vit, data.voc2012_pairs(args.source, classes=len(vit.labels))),
+    "voc-pairs": lambda args, vit: known(vit, data.voc_pairs(args.source, classes=len(vit.labels))),
     "shapes": lambda args, vit: data.shapes(args.limit or 200, seed=args.seed),
-    "shapes-pairs": lambda args, vit: data.shapes_pairs(args.limit or 200, seed=args.seed),
+    "shape-pairs": lambda args, vit: data.shape_pairs(args.limit or 200, seed=args.seed),
 }
 
 

@@ -24,7 +24,7 @@ OTHERS = {
     "evaluate": "judge methods on a data set, with error bars",
     "finetune": "train a classifier to explain",
 }
-MODULES = {"evaluate": ".cli.evaluate", "finetune": ".training.loop"}
+MODULES = {"evaluate": ".cli.evaluate", "finetune": ".cli.finetune"}
 COLUMNS = ["file", "overlay", "map", "target", "label", "probability", "method", "options", "model", "versions"]
 
 

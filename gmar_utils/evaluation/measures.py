@@ -208,7 +208,7 @@ def _which(case: Case) -> Found:
     pair = case.on_photo, case.masks(), case.masks("other")
     values = {"which": 100 * metrics.which(*pair), "which_auroc": 100 * metrics.auroc(*pair)}
     right = [
-        int(p) in (*r.get("targets", [r["label"]]), *r.get("other_targets", []))
+        int(p) in (*(r.get("targets") or [r["label"]]), *r.get("other_targets", ()))
         for p, r in zip(case.predicted, case.records, strict=True)
     ]
     return Found(values, Protocol("one of two", unit="photo pixel"), {"top_1": 100.0 * torch.tensor(right)})

@@ -10,6 +10,7 @@ import json
 import time
 import zlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from ..metrics.forwards import choice, evaluating
 from ..model import Vit
 from .folder import claim, digest, read_block, write, write_block
 from .measures import BASELINE, METRICS, Case, checked_metrics, checked_options
+from .pairs import are_pairs, question
 from .provenance import describe_device, provenance, shown, state_sha256, weights_sha256
 from .summary import Summary, summarize
 from .variants import described, functions, specified, twins
@@ -57,14 +59,15 @@ def evaluate(
     Args:
         vit: the model, as `load_model` gives it.
         data: a sequence of {"image", and "label" (or "targets", several that count), "box", "mask", "other" (the mask
-            of a photo's other object) where a metric needs it}. Records with the same "photo" are drawn together by
-            the bootstrap; without that field each record counts for itself.
+            of a photo's other object) where a metric needs it}; or photos of two objects, as `data.voc_pairs` gives
+            them, each asked about twice. Records with the same "photo" are drawn together by the bootstrap; without
+            that field each record counts for itself.
         methods: labels of `DEFAULT_METHODS` and names of METHODS, or {label: name, (name, options), or a function
             of a trace, such as a functools.partial}. Default: `DEFAULT_METHODS`.
         metrics: names of `METRICS`. Default: what the records allow.
         out: a folder; None keeps everything in memory.
         protocol: options of the metrics that differ from `measures.OPTIONS`.
-        limit: so many records, drawn with `seed`.
+        limit: so many records (photos, of pairs), drawn with `seed`.
         seed: draws records, random maps and the bootstrap.
         batch_size: images in a metric's forward pass.
         block: records in a file.
@@ -91,7 +94,10 @@ def evaluate(
         chosen = np.sort(np.random.default_rng(seed).permutation(len(data))[:limit])
     if not len(chosen):
         raise ValueError("There are no images to evaluate: the data hold no record.")
-    first = data[int(chosen[0])]
+    record_of = data.__getitem__
+    if are_pairs(data[int(chosen[0])]):
+        record_of, chosen = partial(question, data), (2 * chosen[:, None] + np.arange(2)).ravel()
+    first = record_of(int(chosen[0]))
     methods, metrics = specified(methods), checked_metrics(metrics, set(first))
     options, maps_of = checked_options(protocol, set(first)), functions(methods, seed)
     pixel_values = vit.preprocess([first["image"]])
@@ -103,7 +109,7 @@ def evaluate(
         "model": shown(vit.name), "weights_sha256": weights_sha256(vit), "state_sha256": state_sha256(vit.model),
         "input": list(pixel_values.shape[1:]), "preprocessing": _preprocessing(vit.processor),
         "device": pixel_values.device.type, "dtype": str(pixel_values.dtype), "precision": found,
-        "data": data_name, "records": len(data), "data_crc32": _sample_crc(data, chosen), "images": len(chosen),
+        "data": data_name, "records": len(data), "data_crc32": _sample_crc(record_of, chosen), "images": len(chosen),
         "seed": seed, "block": block, "methods": methods, "metrics": metrics, "protocol": options,
     })  # fmt: skip
 
@@ -120,7 +126,7 @@ def evaluate(
     total, left = (sum(len(blocks[i]) for i in some) for some in (mine, todo))
     with tqdm(total=total, initial=total - left, unit="image", disable=None if state.is_main_process else True) as bar:
         for i in todo:
-            numbered = [(int(k), data[int(k)]) for k in blocks[i]]
+            numbered = [(int(k), record_of(int(k))) for k in blocks[i]]
             done[i] = _run_block(vit, forward, maps_of, metrics, options, common, numbered)
             if out:
                 write_block(files[i], *done[i], settings)
@@ -209,11 +215,11 @@ def _preprocessing(processor):
     return {k: v for k, v in found.items() if not k.startswith("_") and not callable(v)}
 
 
-def _sample_crc(records, chosen, count=8):
+def _sample_crc(record_of, chosen, count=8):
     """A checksum of a few records, evenly spread: the same folder with other pictures is another run."""
     crc = 0
     for k in chosen[np.linspace(0, len(chosen) - 1, min(count, len(chosen))).round().astype(int)]:
-        for name, value in sorted(records[int(k)].items()):
+        for name, value in sorted(record_of(int(k)).items()):
             try:
                 content = np.asarray(value)
                 content = content.tobytes() if content.dtype != object else repr(value).encode()

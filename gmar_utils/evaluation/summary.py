@@ -86,11 +86,11 @@ def summarize(
     """
     lines, labels = [], list(methods)
     unit = "photo" if "photo" in rows else "image"
-    values = rows.pivot_table(index=unit, columns=["metric", "method"], values="value", dropna=False)
+    values = rows.groupby([unit, "metric", "method"])["value"].mean().unstack(["metric", "method"])
     for metric, (_, direction) in COLUMNS.items():
         if metric not in values.columns.get_level_values(0):
             continue
-        if (metric, BASELINE) in values.columns:
+        if (metric, BASELINE) in values.columns and values[metric, BASELINE].notna().any():
             found = _estimates(values, metric, [BASELINE], {"aggregate": "image"}, seed, resamples)
             lines.append(_line(metric, BASELINE, 0, *found, len(values)) | {"best": False})
         if metric not in values.drop(columns=BASELINE, level=1, errors="ignore").columns.get_level_values(0):
