@@ -66,7 +66,7 @@ def read_block(file: Path, settings: dict) -> tuple[pd.DataFrame, dict] | None:
     if header:
         body = file.read_bytes().partition(b"\n")[2]
         if zlib.crc32(body) == header["crc32"]:
-            rows = pd.read_csv(io.BytesIO(body), keep_default_na=False, na_values=[""], float_precision="round_trip")
+            rows = pd.read_csv(io.BytesIO(body), keep_default_na=False, na_values=[""])
             if len(rows) == header["rows"]:
                 return rows, header["protocol"]
     warnings.warn(f"{_name(file)} is damaged: this block is computed again.", stacklevel=3)

@@ -184,12 +184,14 @@ def _run_block(vit, forward, maps_of, names, options, common, numbered) -> tuple
     rows, protocols, shared = [], {}, {}
     for label, maps in _maps(vit, pixel_values, maps_of, target).items():
         case = Case(vit, forward, options, common, pixel_values, predicted, target, maps, records)
+        values = {}
         for name in names:
             found = METRICS[name].run(case)
-            rows += _rows(numbered, label, found.values)
+            values |= found.values
             shared |= found.shared  # the same for every method
             line = str(replace(found.protocol, target=options["target"], images=None))
             protocols |= dict.fromkeys(found.values, line)
+        rows += _rows(numbered, label, values)
     rows += _rows(numbered, BASELINE, shared)
     return pd.DataFrame(rows, columns=["image", "photo", "method", "metric", "value"]), protocols
 
