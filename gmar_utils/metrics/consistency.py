@@ -36,7 +36,7 @@ def saco(
         precision: as `forwards.evaluating`.
     """
     choice("score", score, SCORES)
-    check_input(pixel_values, batch_size)
+    pixel_values = check_input(model, pixel_values, batch_size)
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 2:
         raise ValueError(f"groups must be a whole number of at least 2, got {groups!r}.")
     fill = baseline_named(baseline, seed)

@@ -132,7 +132,7 @@ def masked_scores(
     """
     choice("masking", masking, ("multiply", "raw", "top"))
     choice("score", score, SCORES)
-    check_input(pixel_values, batch_size)
+    pixel_values = check_input(model, pixel_values, batch_size)
     maps = checked_maps(maps, pixel_values)
     if masking == "top":
         values, y, x = unit_values(maps, pixel_values, model)
@@ -259,7 +259,7 @@ class _Removal:
 
 def _curve(model, pixel_values, maps, target, how, inserting=False, order="most"):
     choice("score", how.score, SCORES)
-    check_input(pixel_values, how.batch_size)
+    pixel_values = check_input(model, pixel_values, how.batch_size)
     fill = baseline_named(how.baseline, how.seed)
     values, y, x = unit_values(checked_maps(maps, pixel_values), pixel_values, model, how.unit, how.grid)
     place, units = ranks(values, descending=order == "most"), values[0].numel()

@@ -33,7 +33,7 @@ def head_ablation(
     """
     choice("order", order, ("most", "least", "random"))
     choice("score", score, SCORES)
-    check_input(pixel_values, batch_size)
+    pixel_values = check_input(model, pixel_values, batch_size)
     importance = torch.as_tensor(importance).float()
     if importance.ndim != 3 or len(importance) != len(pixel_values) or not bool(importance.isfinite().all()):
         raise ValueError(
@@ -69,7 +69,7 @@ def head_effects(
 ) -> torch.Tensor:
     """|Δy| (B, L, H): how far the target's score moves when each head alone is muted. Arguments as `head_ablation`."""
     choice("score", score, SCORES)
-    check_input(pixel_values, batch_size)
+    pixel_values = check_input(model, pixel_values, batch_size)
     with evaluating(model, pixel_values):
         module, device = unwrap(model), pixel_values.device
         target = resolve(module, pixel_values, target, batch_size)
