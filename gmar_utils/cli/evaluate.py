@@ -30,8 +30,12 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--model", default="vit-tiny-imagenet", help="bundled name, folder or hub id (default: %(default)s)"
     )
-    parser.add_argument("--image-size", type=types.image_size, metavar="N|HxW",
-                        help="run the model at another resolution or shape, in pixels")  # fmt: skip
+    parser.add_argument(
+        "--image-size",
+        type=types.image_size,
+        metavar="N|HxW",
+        help="run the model at another resolution or shape, in pixels",
+    )
     parser.add_argument("--limit", type=types.positive, help="so many images, drawn with --seed (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="draws images, random maps and bootstrap (default: 0)")
     parser.add_argument("--batch-size", type=types.positive, default=64, help="images in a forward (default: 64)")
@@ -39,27 +43,39 @@ def add_arguments(parser) -> None:
         "--block", type=types.positive, default=16, help="images in a file; a kill loses at most one (default: 16)"
     )
     parser.add_argument(
-        "--precision", choices=("auto", "float32"), default="auto",
+        "--precision",
+        choices=("auto", "float32"),
+        default="auto",
         help="of the metrics' forward passes: the cheapest that the processor computes in, or float32 (default: auto)",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--methods", nargs="+", metavar="METHOD",
+        "--methods",
+        nargs="+",
+        metavar="METHOD",
         help=f"labels ({', '.join(DEFAULT_METHODS)}), methods, or METHOD:option=value,… such as gmar:norm=l2,alpha=2; "
         "default: all labels",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--metrics", nargs="+", metavar="METRIC", choices=METRICS,
+        "--metrics",
+        nargs="+",
+        metavar="METRIC",
+        choices=METRICS,
         help=f"{', '.join(METRICS)} (default: {' '.join(LOCALIZATION)} for data with masks, {' '.join(TWO_OBJECTS)} "
         f"for pairs, else {' '.join(FAITHFULNESS)})",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--protocol", nargs="+", metavar="KEY=VALUE", default=[],
+        "--protocol",
+        nargs="+",
+        metavar="KEY=VALUE",
+        default=[],
         help=f"options of the metrics: {', '.join(OPTIONS)}; or a preset: {', '.join(metrics.PRESETS)}",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--out", type=Path, default=Path("evaluation"),
+        "--out",
+        type=Path,
+        default=Path("evaluation"),
         help="output folder; the same command continues a run that was cut off (default: %(default)s)",
-    )  # fmt: skip
+    )
 
 
 def main(args) -> int:
@@ -70,9 +86,19 @@ def main(args) -> int:
     device = str(state.device) if state.num_processes > 1 else "auto"
     vit = load_model(args.model, image_size=args.image_size, device=device)
     summary = evaluate(
-        vit, DATA[args.data](args, vit), methods, args.metrics, args.out, protocol=protocol, limit=args.limit,
-        seed=args.seed, batch_size=args.batch_size, block=args.block, precision=args.precision, data_name=args.data,
-    )  # fmt: skip
+        vit,
+        DATA[args.data](args, vit),
+        methods,
+        args.metrics,
+        args.out,
+        protocol=protocol,
+        limit=args.limit,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        block=args.block,
+        precision=args.precision,
+        data_name=args.data,
+    )
     if state.is_main_process:
         print(summary.to_markdown())
         print(f"Rows, summary and provenance are in {shown(str(args.out))}")

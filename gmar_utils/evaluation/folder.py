@@ -48,9 +48,7 @@ def claim(folder: Path, settings: dict, files: list[Path]) -> None:
             write(file, text)
         before = settings if _create(file, text) else _settings(file)
     if changed := [k for k in {**settings, **(before or {})} if (before or {}).get(k) != settings.get(k)]:
-        raise ValueError(
-            f"The folder {shown(str(folder))!r} holds a run with another {', '.join(changed)}. {WAY_OUT}"
-        )
+        raise ValueError(f"The folder {shown(str(folder))!r} holds a run with another {', '.join(changed)}. {WAY_OUT}")
 
 
 def read_block(file: Path, settings: dict) -> tuple[pd.DataFrame, dict] | None:

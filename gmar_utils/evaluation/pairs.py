@@ -21,8 +21,14 @@ def question(pairs: Sequence[dict], number: int) -> dict:
     record = pairs[photo]
     mask, other = record["masks"][which], record["masks"][1 - which]
     targets, others = record["groups"][which], record["groups"][1 - which]
-    return {"image": record["image"], "mask": mask, "other": other, "targets": list(targets),
-            "other_targets": list(others), "photo": record.get("file", photo)}  # fmt: skip
+    return {
+        "image": record["image"],
+        "mask": mask,
+        "other": other,
+        "targets": list(targets),
+        "other_targets": list(others),
+        "photo": record.get("file", photo),
+    }
 
 
 def known(vit: Vit, pairs, first: int = 10, batch_size: int = 32):

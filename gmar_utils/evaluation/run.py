@@ -104,14 +104,30 @@ def evaluate(
     with evaluating(vit.model, pixel_values, precision) as found:
         common = {"batch_size": batch_size, "precision": precision, "seed": seed}
     _try(vit, pixel_values, maps_of, options)
-    settings = described({
-        "gmar_utils": __version__, "torch": torch.__version__, "transformers": transformers.__version__,
-        "model": shown(vit.name), "weights_sha256": weights_sha256(vit), "state_sha256": state_sha256(vit.model),
-        "input": list(pixel_values.shape[1:]), "preprocessing": _preprocessing(vit.processor),
-        "device": pixel_values.device.type, "dtype": str(pixel_values.dtype), "precision": found,
-        "data": data_name, "records": len(data), "data_crc32": _sample_crc(record_of, chosen), "images": len(chosen),
-        "seed": seed, "block": block, "methods": methods, "metrics": metrics, "protocol": options,
-    })  # fmt: skip
+    settings = described(
+        {
+            "gmar_utils": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "model": shown(vit.name),
+            "weights_sha256": weights_sha256(vit),
+            "state_sha256": state_sha256(vit.model),
+            "input": list(pixel_values.shape[1:]),
+            "preprocessing": _preprocessing(vit.processor),
+            "device": pixel_values.device.type,
+            "dtype": str(pixel_values.dtype),
+            "precision": found,
+            "data": data_name,
+            "records": len(data),
+            "data_crc32": _sample_crc(record_of, chosen),
+            "images": len(chosen),
+            "seed": seed,
+            "block": block,
+            "methods": methods,
+            "metrics": metrics,
+            "protocol": options,
+        }
+    )
 
     compile_it = vit.device.type == "cuda" and importlib.util.find_spec("triton") is not None
     forward = torch.compile(vit.model) if compile_it else vit.model
@@ -142,10 +158,14 @@ def evaluate(
     summary = Summary(rows, table, done[0][1])
     if out and state.is_main_process:
         record = provenance(
-            **settings, batch_size=batch_size, processes=state.num_processes, blocks=len(blocks),
-            blocks_from_earlier_run=len(mine) - len(todo), wall_time_s=round(time.perf_counter() - started, 1),
+            **settings,
+            batch_size=batch_size,
+            processes=state.num_processes,
+            blocks=len(blocks),
+            blocks_from_earlier_run=len(mine) - len(todo),
+            wall_time_s=round(time.perf_counter() - started, 1),
             settings_sha256=digest(settings),
-        ) | {"device": describe_device(vit.device)}  # fmt: skip
+        ) | {"device": describe_device(vit.device)}
         write(out / "rows.csv", rows.to_csv(index=False))
         write(out / "summary.csv", table.to_csv(index=False))
         write(out / "summary.md", summary.to_markdown())

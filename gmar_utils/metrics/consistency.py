@@ -10,10 +10,19 @@ from .units import checked_maps, on_pixels, ranks, unit_values
 
 
 def saco(
-    model: nn.Module, pixel_values: torch.Tensor, maps: torch.Tensor, target=None, *, groups: int = 10,
-    score: str = "probability", baseline: Baseline = "mean", grid=None, batch_size: int = 64, seed: int = 0,
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    maps: torch.Tensor,
+    target=None,
+    *,
+    groups: int = 10,
+    score: str = "probability",
+    baseline: Baseline = "mean",
+    grid=None,
+    batch_size: int = 64,
+    seed: int = 0,
     precision: str = "float32",
-) -> torch.Tensor:  # fmt: skip
+) -> torch.Tensor:
     """Salience-guided consistency (B,) in [−1, 1], higher is better [wu2024saco].
 
     Patches, highest first, fall into K groups of equal number; s_i is a group's mean value, d_i what the score loses

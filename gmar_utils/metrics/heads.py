@@ -11,9 +11,17 @@ from .forwards import check_input, choice, each_row, evaluating, resolve, score_
 
 
 def head_ablation(
-    model: nn.Module, pixel_values: torch.Tensor, importance: torch.Tensor, target=None, *, layers=None,
-    order: str = "most", score: str = "probability", batch_size: int = 64, seed: int = 0,
-) -> Curve:  # fmt: skip
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    importance: torch.Tensor,
+    target=None,
+    *,
+    layers=None,
+    order: str = "most",
+    score: str = "probability",
+    batch_size: int = 64,
+    seed: int = 0,
+) -> Curve:
     """The target's score against the number of muted heads, (B, S+1): S heads in all, muted one after the other.
 
     Muting a head zeroes its A·V. A weight that means something makes the score fall faster than at random when the
@@ -58,9 +66,16 @@ def head_ablation(
         scores = each_row(batch, steps + 1, batch_size, pixel_values.device, run)
     fractions = torch.linspace(0, 1, steps + 1, device=scores.device, dtype=scores.dtype)
     protocol = Protocol(
-        "head ablation", score, "predicted" if named is None else "label", order=order, steps=steps, unit="head",
-        precision=precision, images=batch, seed=seed if order == "random" else None,
-    )  # fmt: skip
+        "head ablation",
+        score,
+        "predicted" if named is None else "label",
+        order=order,
+        steps=steps,
+        unit="head",
+        precision=precision,
+        images=batch,
+        seed=seed if order == "random" else None,
+    )
     return Curve(fractions, scores, torch.trapezoid(scores, fractions), scores[:, 0], scores[:, -1], protocol)
 
 

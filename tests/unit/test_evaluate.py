@@ -311,9 +311,10 @@ def test_known_photos_have_both_classes_among_the_first(vit):
     order = vit.model(vit.preprocess(list(both["image"]))).logits.argsort(1, descending=True)
     first = 6
     expected = [
-        photo for photo, top in zip(both["file"], order[:, :first].tolist(), strict=True)
+        photo
+        for photo, top in zip(both["file"], order[:, :first].tolist(), strict=True)
         if all(g[0] in top for g in both["groups"][both["file"].index(photo)])
-    ]  # fmt: skip
+    ]
     assert 0 < len(expected) < 8
     assert list(pairs.known(vit, both, first, batch_size=3)["file"]) == expected
     with pytest.raises(ValueError, match="know both"):
@@ -331,8 +332,12 @@ def test_the_command_line_speaks_specs_and_presets():
         "gmar-l2-paper": ("gmar", {"norm": "l2", "variant": "paper"}),
     }
     assert command.parse_protocol(["chefer", "steps=7", "steps=patch", "ap=foreground"]) == {
-        "threshold": "mean", "iou": "mean", "ap": "foreground", "aggregate": "dataset", "steps": "patch",
-    }  # fmt: skip
+        "threshold": "mean",
+        "iou": "mean",
+        "ap": "foreground",
+        "aggregate": "dataset",
+        "steps": "patch",
+    }
     assert math.isnan(command.parse_methods(["gmar:alpha=nan"])["gmar:alpha=nan"][1]["alpha"])
     with pytest.raises(ValueError, match="KEY=VALUE"):
         command.parse_methods(["gmar:norm"])
@@ -348,10 +353,17 @@ def test_the_command_line_speaks_specs_and_presets():
 
 @pytest.mark.parametrize(
     "words",
-    [["--protocol", "aggregate=zzz"], ["--protocol", "steps=-3"], ["--methods", "gmar:nrom=l1"],
-     ["--methods", "gmar:alpha=nan"], ["--methods", "gmar:alpha=[1]"], ["--methods", "gmar:alpha=1e308"],
-     ["--methods", "gmar:variant=3"], ["--protocol", "steps"]],
-)  # fmt: skip
+    [
+        ["--protocol", "aggregate=zzz"],
+        ["--protocol", "steps=-3"],
+        ["--methods", "gmar:nrom=l1"],
+        ["--methods", "gmar:alpha=nan"],
+        ["--methods", "gmar:alpha=[1]"],
+        ["--methods", "gmar:alpha=1e308"],
+        ["--methods", "gmar:variant=3"],
+        ["--protocol", "steps"],
+    ],
+)
 def test_bad_words_end_with_one_line(checkpoint, tmp_path, words, capsys):
     from gmar_utils.cli.main import main
 

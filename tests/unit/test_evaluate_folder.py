@@ -260,23 +260,54 @@ def test_without_links_the_claim_is_still_one(tmp_path, monkeypatch):
 
 
 def command(checkpoint, out, *more):
-    return ["-m", "gmar_utils", "evaluate", "--data", "shapes", "--limit", "40", "--model", str(checkpoint),
-            "--out", str(out), "--methods", *METHODS, "--metrics", "insertion", "deletion", "drop", *more]  # fmt: skip
+    return [
+        "-m",
+        "gmar_utils",
+        "evaluate",
+        "--data",
+        "shapes",
+        "--limit",
+        "40",
+        "--model",
+        str(checkpoint),
+        "--out",
+        str(out),
+        "--methods",
+        *METHODS,
+        "--metrics",
+        "insertion",
+        "deletion",
+        "drop",
+        *more,
+    ]
 
 
 @pytest.fixture(scope="module")
 def reference(vit, tmp_path_factory):
     """What one process that nobody disturbs gives, in the precision that `evaluate` chooses."""
-    return run(vit, data.shapes(40, seed=0), tmp_path_factory.mktemp("reference"), data_name="shapes", limit=40,
-               metrics=("insertion", "deletion", "drop"), precision="auto")  # fmt: skip
+    return run(
+        vit,
+        data.shapes(40, seed=0),
+        tmp_path_factory.mktemp("reference"),
+        data_name="shapes",
+        limit=40,
+        metrics=("insertion", "deletion", "drop"),
+        precision="auto",
+    )
 
 
 @pytest.mark.slow
 def test_killed_and_started_again(vit, checkpoint, reference, tmp_path):
     out = tmp_path / "out"
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    started = subprocess.Popen([sys.executable, *command(checkpoint, out)], env=env, cwd=ROOT,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
+    started = subprocess.Popen(
+        [sys.executable, *command(checkpoint, out)],
+        env=env,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
     deadline = time.monotonic() + 120
     while not list(out.glob("parts/0*.csv")):
         assert started.poll() is None and time.monotonic() < deadline, started.stderr.read().decode()
@@ -287,8 +318,15 @@ def test_killed_and_started_again(vit, checkpoint, reference, tmp_path):
     done = {p.name: p.read_bytes() for p in out.glob("parts/0*.csv")}
     assert not (out / "rows.csv").exists() and 1 <= len(done) < 3
     (out / "parts" / ".00002.csv.99").write_text("image,method\n1,half a li")  # what a kill inside a write leaves
-    resumed = run(vit, data.shapes(40, seed=0), out, data_name="shapes", limit=40,
-                  metrics=("insertion", "deletion", "drop"), precision="auto")  # fmt: skip
+    resumed = run(
+        vit,
+        data.shapes(40, seed=0),
+        out,
+        data_name="shapes",
+        limit=40,
+        metrics=("insertion", "deletion", "drop"),
+        precision="auto",
+    )
     assert all((out / "parts" / name).read_bytes() == content for name, content in done.items())
     equal(resumed.rows, reference.rows)
     assert resumed.to_markdown() == reference.to_markdown()
@@ -300,13 +338,33 @@ def test_two_processes_give_the_rows_of_one(checkpoint, reference, tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     # On CPUs, too, --multi_gpu is what makes accelerate start several processes.
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
-              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-              "--main_process_port", str(port)]  # fmt: skip
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--main_process_port",
+        str(port),
+    ]
     out = tmp_path / "out"
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run([*launch, *command(checkpoint, out)], env=env, cwd=ROOT, capture_output=True,
-                            text=True, timeout=240, check=False)  # fmt: skip
+    result = subprocess.run(
+        [*launch, *command(checkpoint, out)],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
     assert result.returncode == 0, result.stderr
     assert json.loads((out / "provenance.json").read_text())["processes"] == 2
     equal(pd.read_csv(out / "rows.csv"), reference.rows)

@@ -42,9 +42,7 @@ def test_one_bootstrap_draws_the_same_images_for_all():
     assert draws.shape == (3, 300)
     both = paired_bootstrap(values[:1] - values[1:2], seed=4, resamples=300)
     np.testing.assert_allclose(draws[:1] - draws[1:2], both)
-    sums = paired_bootstrap(
-        values, 2 * values, statistic=lambda a, b, axis: (a + b).mean(axis), seed=4, resamples=300
-    )
+    sums = paired_bootstrap(values, 2 * values, statistic=lambda a, b, axis: (a + b).mean(axis), seed=4, resamples=300)
     np.testing.assert_allclose(sums, 3 * draws)
     assert np.isnan(paired_bootstrap(values[:, :1])).all()
     assert interval([2.0, np.nan]) == (2, 2, 2) and np.isnan(interval([np.nan])).all()

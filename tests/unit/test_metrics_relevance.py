@@ -138,8 +138,10 @@ def test_saco_replaces_by_each_channels_own_mean():
     assert any(torch.equal(r, torch.tensor([[[2.5, 2], [3, 4]], [[25.0, 20], [30, 40]]])) for r in rows)
 
 
-@pytest.mark.parametrize("options", [{"groups": 1}, {"groups": 2.5}, {"groups": True}, {"score": "loss"},
-                                     {"baseline": "black"}, {"batch_size": 0}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [{"groups": 1}, {"groups": 2.5}, {"groups": True}, {"score": "loss"}, {"baseline": "black"}, {"batch_size": 0}],
+)
 def test_saco_refuses(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         metrics.saco(MeanPixel(), torch.randn(1, 1, 4, 4), torch.rand(1, 2, 2), 0, **options)
