@@ -6,6 +6,7 @@ outlines cover the same area at the same size. Same seed, same bytes; scene i do
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -56,7 +57,8 @@ def inside(name, u, v):
     return _polygon(u, v, POLYGONS[name]) if name in POLYGONS else CURVES[name](u, v)
 
 
-def _unit_scale():
+@cache
+def unit_scale() -> tuple[dict[str, float], dict[str, float]]:
     """Per class the factor that gives every outline the area of the unit disc's half, and the radius that holds it."""
     axis = np.linspace(-1.2, 1.2, 481)
     u, v = np.meshgrid(axis, axis)
@@ -67,8 +69,6 @@ def _unit_scale():
         reach[name] = np.hypot(u, v)[points].max() / scale[name]
     return scale, reach
 
-
-SCALE, REACH = _unit_scale()
 
 
 class Scenes(NamedTuple):
@@ -151,6 +151,7 @@ def _place(rng, reach, taken):
 
 def _block(seed, block, size, objects, occlusion):
     """One block of scenes. The layout is drawn before the textures, so it is the same at every size."""
+    scale, reach = unit_scale()
     layout, paint = np.random.default_rng((seed, block, objects)).spawn(2)
     n = BLOCK
     labels = np.argsort(layout.uniform(size=(n, len(CLASSES))), axis=1)[:, :objects]
@@ -164,11 +165,11 @@ def _block(seed, block, size, objects, occlusion):
         sizes = layout.uniform(*((0.24, 0.36) if objects == 1 else (0.18, 0.25)), objects)
         for j, radius in enumerate(sizes):
             name = CLASSES[labels[i, j]]
-            place, _ = _place(layout, radius * REACH[name], taken)
-            taken.append((place, radius * REACH[name]))
+            place, _ = _place(layout, radius * reach[name], taken)
+            taken.append((place, radius * reach[name]))
             turn = layout.uniform(0, 2 * np.pi)
             alpha, masks[i, j] = _cover(
-                lambda u, v, k=SCALE[name], name=name: inside(name, u * k, v * k), size, place, radius, turn
+                lambda u, v, k=scale[name], name=name: inside(name, u * k, v * k), size, place, radius, turn
             )
             image += alpha[..., None] * (paints[j][i] - image)
             masks[i, :j] &= ~masks[i, j]  # the second may touch the first where both are large
@@ -209,6 +210,8 @@ def scenes(n, size=64, seed=0, objects=1, occlusion=0.0, start=0):
 
     ``occlusion`` is the largest share of the (first) object that one more blob may hide; the mask is the visible part.
     """
+    if n < 1:
+        raise ValueError(f"expected at least one scene, got {n}")
     if objects not in (1, 2) or not 0 <= occlusion < 1:
         raise ValueError(f"expected objects 1 or 2 and occlusion in [0, 1), got {objects} and {occlusion}")
     first, last = start // BLOCK, -(-(start + n) // BLOCK)

@@ -22,7 +22,7 @@ def many():
 
 def slow_mask(name, size, place, radius, turn):
     """One pixel centre after the other, in the outline's own coordinates."""
-    reach = radius / shapes.SCALE[name]  # an outline's unit, in widths of the picture
+    reach = radius / shapes.unit_scale()[0][name]  # an outline's unit, in widths of the picture
     polygon = Path(shapes.POLYGONS[name]) if name in shapes.POLYGONS else None
     mask = np.zeros((size, size), bool)
     for row in range(size):
