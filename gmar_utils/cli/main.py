@@ -1,4 +1,4 @@
-"""The command line: gmar explain | evaluate | finetune | info."""
+"""The command line: gmar explain | evaluate | finetune | trust | info."""
 
 import argparse
 import importlib
@@ -15,6 +15,7 @@ COMMANDS = {  # name: (the module with its add_arguments and main, help)
     "explain": ("gmar_utils.cli.explain", "explain photos: an overlay, the map and a table"),
     "evaluate": ("gmar_utils.cli.evaluate", "judge methods on a data set, with error bars"),
     "finetune": ("gmar_utils.cli.finetune", "train a classifier to explain"),
+    "trust": ("gmar_utils.cli.trust", "judge which explanation of a model may be shown, on your photos"),
     "info": ("gmar_utils.cli.info", "versions, bundled models, or what is known of one model"),
 }
 

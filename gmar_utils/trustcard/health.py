@@ -14,7 +14,10 @@ from .lights import LEVEL, NEEDED, Light, correct_share, sign_flip
 
 SHUFFLES = 39  # a block at random is the best of 40 once in 40
 SAME = 0.01  # answers that differ by less, in probability, are the same answer
-PLACES = ((1, 0.5), (2, 0.85))  # side of a window in cells of a 4 × 4 grid, and the share of all effect that is too much
+PLACES = (
+    (1, 0.5),
+    (2, 0.85),
+)  # side of a window in cells of a 4 × 4 grid, and the share of all effect that is too much
 AT_MOST = 16  # photos in the checks that need many forwards
 
 
@@ -34,13 +37,13 @@ def model_lights(vit, photos, said: list[dict], batch_size: int = 64, step: Call
     lights = [_answers(vit.model, x, batch_size)]
     step()
     if lights[0].colour != "red":  # the rest would only say so again
-        lights += [_trained(vit.model, x[:AT_MOST], part, batch_size) for part in ("last block", "head")]
+        lights.append(_trained(vit.model, x[:AT_MOST], batch_size))
         step()
         lights.append(_everywhere(vit.model, x[:AT_MOST], batch_size))
         step()
     right = [s["target"] == p.label for p, s in zip(photos, said, strict=True) if p.label is not None]
     if right and said[0]["kind"] == "classes":
-        lights.append(correct_share(right, len(vit.labels) or None))
+        lights.append(correct_share(right, said[0]["classes"]))
     return lights
 
 
@@ -72,37 +75,37 @@ def _answers(model, x, batch_size):
         chances = _chances(model, logits)
         spread = float((chances - chances.mean(0)).abs().sum(-1).max() / 2)
     texts = {
-        "red": "The model answers every photo, and pictures of noise, alike: its head ignores the picture. No map of it "
-        "can mean anything.",
+        "red": "The model answers every photo, and pictures of noise, alike: its head ignores the picture. No map of "
+        "it can mean anything.",
         "green": "The model's answers differ between photos and noise.",
     }
     colour = "red" if spread < SAME else "green"
     return Light("answers", "", colour, spread, None, None, len(x), None, texts[colour])
 
 
-def _trained(model, x, part, batch_size):
-    """Red: shuffling all weights of this part leaves the answers as informative as they are.
+def _trained(model, x, batch_size):
+    """Red: shuffling all weights of the last block leaves the answers as informative as they are.
 
     An exact permutation test. Weights drawn independently of each other are as good in any other order, so that such
-    a part ranks anywhere among its own shuffles; a trained one comes first."""
-    name = part.replace(" ", "-")
+    a block ranks anywhere among its own shuffles; a trained one comes first."""
     if problem_type(model) == "regression":
-        text = f"Whether the {part} is trained is not asked of a regression head, whose answers have no probability."
-        return Light(name, "", "none", None, None, None, len(x), None, text)
+        text = "Whether the last block is trained is not asked of a regression head: its answers have no probability."
+        return Light("last-block", "", "none", None, None, None, len(x), None, text)
     if len(x) < NEEDED:
-        return Light(name, "", "none", None, None, None, len(x), None, f"The {part}: {NEEDED} photos are needed.")
+        text = f"No light: {NEEDED} photos are needed, there are {len(x)}."
+        return Light("last-block", "", "none", None, None, None, len(x), None, text)
     both = torch.cat([x, _noise(x[: len(x) // 2])])
     own = _information(model, both, batch_size)
-    rank = 1 + sum(_information(m, both, batch_size) >= own for m in _shuffled(model, part))
-    p = rank / (SHUFFLES + 1)
+    better = sum(_information(m, both, batch_size) >= own for m in _shuffled(model))
+    p = (1 + better) / (1 + SHUFFLES)
     if p > LEVEL / 2:
         text = (
-            f"With the weights of its {part} shuffled, the model's answers tell as much of a photo: {rank - 1} of "
-            f"{SHUFFLES} shuffles do no worse. The {part} looks random, not trained."
+            "With the weights of its last block shuffled, the model's answers tell as much of a photo: "
+            f"{better} of {SHUFFLES} shuffles do no worse. The block looks random, not trained."
         )
-        return Light(name, "", "red", own, None, None, len(x), p, text)
-    text = f"The {part} is trained: each of {SHUFFLES} shuffles of its weights makes the answers tell less."
-    return Light(name, "", "green", own, None, None, len(x), p, text)
+        return Light("last-block", "", "red", own, None, None, len(x), p, text)
+    text = f"The last block is trained: each of {SHUFFLES} shuffles of its weights makes the answers tell less."
+    return Light("last-block", "", "green", own, None, None, len(x), p, text)
 
 
 def _information(model, x, batch_size):
@@ -116,18 +119,12 @@ def _information(model, x, batch_size):
 
 
 @torch.no_grad()
-def _shuffled(model: nn.Module, part: str) -> Iterator[nn.Module]:
-    """SHUFFLES times one copy of the model with every tensor of the part in a new order."""
+def _shuffled(model: nn.Module) -> Iterator[nn.Module]:
+    """SHUFFLES times one copy of the model with every tensor of its last block in a new order."""
     model = copy.deepcopy(unwrap(model))
     generator = torch.Generator().manual_seed(0)
-    if part == "head":
-        inside = {id(p) for block in blocks(model) for p in block.parameters()}
-        linear = [m for m in model.modules() if isinstance(m, nn.Linear) and id(m.weight) not in inside]
-        parameters = [p for m in linear[-1:] for p in m.parameters()]
-    else:
-        parameters = list(blocks(model)[-1].parameters())
     for _ in range(SHUFFLES):
-        for p in parameters:
+        for p in blocks(model)[-1].parameters():
             order = torch.randperm(p.numel(), generator=generator).to(p.device)
             p.copy_(p.flatten()[order].view_as(p))
         yield model
@@ -136,7 +133,8 @@ def _shuffled(model: nn.Module, part: str) -> Iterator[nn.Module]:
 def _everywhere(model, x, batch_size):
     """Red: on all photos the same small place carries most of what the answer depends on."""
     if len(x) < NEEDED:
-        return Light("place", "", "none", None, None, None, len(x), None, f"One place: {NEEDED} photos are needed.")
+        text = f"No light: {NEEDED} photos are needed, there are {len(x)}."
+        return Light("place", "", "none", None, None, None, len(x), None, text)
     shares = _shares(model, x, batch_size)  # (n, 4, 4)
     worst = None
     for side, limit in PLACES:

@@ -31,19 +31,64 @@ class Check:
 
 
 CHECKS = (
-    Check("weights", "Depends on the weights", "Does the map change when the head and the last half of the blocks get "
-          "random weights? ρ with the map before, below 0.5.", "ρ", 0.5, -1, "notebooks/07_sanity"),
-    Check("class", "Depends on the class", "Does the map change when it is asked for the second class? ρ between the "
-          "two maps, below 0.9.", "ρ", 0.9, -1, "notebooks/04_gradients"),
-    Check("faithful", "Faithful", "Does the answer follow what the map calls important? SRG (order) and SaCo (sizes), "
-          "both above random maps and above the centre, photo by photo.", "SRG", 0.0, 1, "notebooks/05_metrics"),
-    Check("object", "Finds the object", "Does the map lie on the object? Average precision on the masks, above random "
-          "maps and above the centre.", "AP, %", 0.0, 1, "notebooks/06_localisation"),
-    Check("stable", "Stable", "Does the map stay with slight noise, and in the mirror? The lower of both ρ, above 0.5.",
-          "ρ", 0.5, 1, "notebooks/07_sanity"),
-    Check("tokens", "Free of artefacts", "Is the highest patch an artefact token (one that enters the last block with an "
-          "outlying norm)? On less than a quarter of the photos.", "share", 0.25, -1, "notebooks/07_sanity"),
-)  # fmt: skip
+    Check(
+        "weights",
+        "Depends on the weights",
+        "Does the map change when the head and the last half of the blocks get "
+        "random weights? ρ with the map before, below 0.5.",
+        "ρ",
+        0.5,
+        -1,
+        "notebooks/07_sanity",
+    ),
+    Check(
+        "class",
+        "Depends on the class",
+        "Does the map change when it is asked for the second class? ρ between the two maps, below 0.9.",
+        "ρ",
+        0.9,
+        -1,
+        "notebooks/04_gradients",
+    ),
+    Check(
+        "faithful",
+        "Faithful",
+        "Does the answer follow what the map calls important? SRG (order) and SaCo (sizes), "
+        "both above random maps and above the centre, photo by photo.",
+        "SRG",
+        0.0,
+        1,
+        "notebooks/05_metrics",
+    ),
+    Check(
+        "object",
+        "Finds the object",
+        "Does the map lie on the object? Average precision on the masks, above random maps and above the centre.",
+        "AP, %",
+        0.0,
+        1,
+        "notebooks/06_localisation",
+    ),
+    Check(
+        "stable",
+        "Stable",
+        "Does the map stay with slight noise, and in the mirror? The lower of both ρ, above 0.5.",
+        "ρ",
+        0.5,
+        1,
+        "notebooks/07_sanity",
+    ),
+    Check(
+        "tokens",
+        "Free of artefacts",
+        "Is the highest patch an artefact token (one that enters the last block "
+        "with an outlying norm)? On less than a quarter of the photos.",
+        "share",
+        0.25,
+        -1,
+        "notebooks/07_sanity",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -139,13 +184,13 @@ def lights(rows: list[dict], methods: dict) -> list[Light]:
                 light = replace(light, colour="green" if light.favourable else "red")
             else:
                 light = replace(light, needed=photos_needed(differences, len(tested)))
-        found.append(replace(light, sentence=_sentence(light, methods[light.method].title)))
+        found.append(replace(light, sentence=_sentence(light, _asked(rows, light.check))))
     return found
 
 
 def _draft(check, label, method, rows):
     """(light without colour, the differences that it tests)."""
-    if check.name == "class" and method.blind and any(r.get("class") for r in rows):
+    if check.name == "class" and method.blind and _asked(rows, "class"):
         return Light("class", label, "red", 1.0, None, None, len(rows), None, "", favourable=False), None
     if check.name == "tokens":
         return _tokens(label, rows)
@@ -180,6 +225,11 @@ def _light(check, label, values, comparisons):
     return Light(check, label, "amber", float(values.mean()), *interval(values), n, p, "", favourable=not against)
 
 
+def _asked(rows, check):
+    """Whether the check could be made on a photo."""
+    return check not in NOT_ASKED or not rows or any(r.get(check) for r in rows)
+
+
 def _tokens(label, rows):
     lit = _values(rows, "lit", label)
     n, k = len(lit), int(lit.sum())
@@ -197,37 +247,41 @@ def _values(rows, check, label):
     return np.array([v for v in found if v is not None], dtype=float)
 
 
-def correct_share(right: list[bool], classes: int | None) -> Light:
+def correct_share(right: list[bool], classes: int) -> Light:
     """The share of labelled photos that the model gets right, against guessing among its classes."""
     n, k = len(right), sum(right)
     low, high = stats.binomtest(k, n).proportion_ci(0.95, "wilson")
     text = f"The model is right on {k} of {n} labelled photos."
-    if n < NEEDED or not classes:
+    if n < NEEDED:
         return Light("right", "", "none", k / n, low, high, n, None, text)
     p = stats.binomtest(k, n, 1 / classes, alternative="greater").pvalue
     if p <= LEVEL:
         return Light("right", "", "green", k / n, low, high, n, p, text)
-    text += " That is no better than guessing, as far as these photos can tell."
-    return Light("right", "", "red", k / n, low, high, n, p, text)
+    text += f" Whether that is better than guessing among {classes} classes cannot be told with {n} photos."
+    return Light("right", "", "amber", k / n, low, high, n, p, text)
 
 
 WORDS = {
     "weights": ("The map comes from what the model learnt.", "The map hardly needs what the model learnt."),
-    "class": ("Another class, another map.", "The map is much the same for another class: it does not say why this one."),
-    "faithful": ("The answer follows the map more than random maps and the centre.",
-                 "The answer follows the map less than a random map or the centre."),
-    "object": ("The map lies on the object better than random maps and the centre.",
-               "The map lies on the object less well than a random map or the centre."),
+    "class": ("Another class, another map.", "The map is much the same for another class: it does not say why."),
+    "faithful": (
+        "The answer follows the map more than random maps and the centre.",
+        "The answer follows the map less than a random map or the centre.",
+    ),
+    "object": (
+        "The map lies on the object better than random maps and the centre.",
+        "The map lies on the object less well than a random map or the centre.",
+    ),
     "stable": ("The map stays under slight noise and in the mirror.", "Slight noise or a mirror changes the map."),
     "tokens": ("The map's highest patch is seldom an artefact.", "The map's highest patch is often an artefact token."),
-}  # fmt: skip
-LEFT_OUT = {
+}
+NOT_ASKED = {
     "object": "Not asked: no masks and no boxes were given.",
-    "class": "Not asked: the model has one output, and no other class to ask for.",
+    "class": "Not asked: the model has one output, and there is no other class to ask for.",
 }
 
 
-def _sentence(light, title):
+def _sentence(light, asked):
     good, bad = WORDS[light.check]
     if light.colour == "green":
         if light.check == "tokens" and light.p is None:
@@ -236,8 +290,8 @@ def _sentence(light, title):
     if light.colour == "red":
         return "By its definition this map is the same for every class." if light.p is None else bad
     if light.colour == "none":
-        if not light.photos and light.check in LEFT_OUT:
-            return LEFT_OUT[light.check]
+        if not light.photos:
+            return NOT_ASKED.get(light.check, "") if not asked else "Not asked: the method gives no map here."
         return f"No light: {NEEDED} photos are needed, there are {light.photos} with a value."
     more = f"; about {light.needed} photos would tell, if the difference stays" if light.needed else ""
     return f"Cannot be told with {light.photos} photos{more}."

@@ -18,13 +18,19 @@ from ..photo import minmax, resize
 
 REFERENCES = ("random", "center")  # what a map is compared with, and what nobody is told to show
 STRONG = (0.1, 1 / 3)  # a second class is strong from this probability, or this share of the first's
+REDRAWS = 3  # models with weights drawn anew
 NOISE = 0.1  # of the photo's own standard deviation
 OUTLIER = (2.0, 6.0)  # a token's norm: above so many medians, and so many robust deviations above the median
 
 
 @dataclass(frozen=True)
 class Method:
-    """A map that is judged: `function` trace → token scores (B, N); `blind`: the same for every class by construction."""
+    """A map that is judged.
+
+    Attributes:
+        title: its name in prose; function: trace → token scores (B, N); blind: the same for every class by
+            construction; signed: values below 0 speak against the class; reference: only to compare with.
+    """
 
     title: str
     function: Callable
@@ -47,7 +53,9 @@ def judged(methods, quick: bool) -> dict[str, Method]:
     named = methods.items() if isinstance(methods, Mapping) else ((m, m) for m in methods)
     found = {str(label): _method(str(label), m) for label, m in named if m not in REFERENCES}
     if not found:
-        raise ValueError(f"There is no method to judge; choose from {', '.join(m for m in METHODS if m not in REFERENCES)}.")
+        raise ValueError(
+            f"There is no method to judge; choose from {', '.join(m for m in METHODS if m not in REFERENCES)}."
+        )
     return found | {name: _method(name, name) for name in REFERENCES}
 
 
@@ -69,7 +77,7 @@ def answers(vit, pixel_values: torch.Tensor) -> dict:
     Returns:
         top: up to five {label, class_id, probability (None for regression), logit}; target, second (None where there
         is no other class), strong: whether the second deserves a map of its own; kind: "regression", "labels" or
-        "classes".
+        "classes"; classes: K.
     """
     with evaluating(vit.model, pixel_values):
         logits = logits_of(vit.model(pixel_values)).float()
@@ -89,7 +97,8 @@ def answers(vit, pixel_values: torch.Tensor) -> dict:
     kind = "regression" if regression else "classes"
     if problem_type(vit.model) == "multi_label_classification" or logits.shape[1] == 1 and not regression:
         kind = "labels"
-    return {"top": top, "target": target, "second": second, "strong": strong, "kind": kind}
+    classes = max(logits.shape[1], 2)  # one logit stands for two
+    return {"top": top, "target": target, "second": second, "strong": strong, "kind": kind, "classes": classes}
 
 
 def maps_of(model: nn.Module, pixel_values: torch.Tensor, methods: Mapping[str, Method], target) -> tuple[dict, dict]:
@@ -132,19 +141,26 @@ def photo_maps(vit, photo, said: dict, methods: Mapping[str, Method]) -> dict:
     }
 
 
-def weights_values(broken: nn.Module, photo, said: dict, methods: Mapping[str, Method], maps: dict) -> dict:
-    """{label: ρ of the map with that of the same question to a model whose head and last blocks were drawn anew}."""
-    after, _ = maps_of(broken, photo.pixel_values, methods, [said["target"]])
-    return {k: _number(metrics.rank_correlation(torch.tensor([maps[k]]), after[k])[0]) for k in after if k in maps}
+def weights_values(broken: list[nn.Module], photo, said: dict, methods: Mapping[str, Method], maps: dict) -> dict:
+    """{label: ρ of the map with what models with new weights give for the same question, the mean over them}."""
+    found: dict[str, list[float]] = {k: [] for k in maps}
+    for model in broken:
+        after, _ = maps_of(model, photo.pixel_values, {k: methods[k] for k in maps}, [said["target"]])
+        for label, drawn in after.items():
+            found[label].append(float(metrics.rank_correlation(torch.tensor([maps[label]]), drawn)[0]))
+    known = {k: [v for v in values if math.isfinite(v)] for k, values in found.items()}
+    return {k: sum(values) / len(values) if values else None for k, values in known.items()}
 
 
-def broken_copy(model: nn.Module, seed: int = 0) -> nn.Module:
-    """A copy whose head and last half of the blocks have weights drawn anew."""
-    last = math.ceil(len(blocks(unwrap(model))) / 2)
-    for stage, (_, broken) in enumerate(metrics.randomized(model, seed)):
-        if stage == last:
-            return broken.eval()
-    raise ValueError(f"{type(model).__name__} has fewer stages than blocks.")
+def broken_copies(model: nn.Module) -> list[nn.Module]:
+    """REDRAWS copies whose head and last half of the blocks have weights drawn anew."""
+    last, copies = math.ceil(len(blocks(unwrap(model))) / 2), []
+    for seed in range(REDRAWS):
+        for stage, (_, broken) in enumerate(metrics.randomized(model, seed)):
+            if stage == last:
+                copies.append(broken.eval())
+                break
+    return copies
 
 
 def faithful_values(vit, photo, said: dict, maps: dict, protocol: dict) -> dict:
@@ -185,7 +201,7 @@ def object_values(vit, photo, maps: dict) -> dict:
 
 
 def token_values(vit, photo, maps: dict) -> dict:
-    """outliers: how many patches enter the last block with an outlying norm; lit: {label: whether the top one is such}."""
+    """outliers: the number of patches that enter the last block with an outlying norm; lit: {label: is the top one?}."""
     caught = []
 
     def catch(module, args, kwargs):

@@ -23,7 +23,6 @@ MODULES = ("maths", "draw", "photo")  # of the explorer: they make the maps in t
 MODEL_TITLES = {
     "answers": "Answers its photos",
     "last-block": "Last block is trained",
-    "head": "Head is trained",
     "place": "Looks everywhere",
     "right": "Right on labelled photos",
 }
@@ -127,7 +126,7 @@ def _spread(length, count):
 
 
 def _live(card, photo, said, made, targets):
-    """What the explorer's own photo.js reads: every α, norm and variant from a few vectors; None where a model has none.
+    """What the explorer's photo.js reads: every α, norm and variant from a few vectors; None where a model has none.
 
     Its maps are the page's: methods in their order, a map for each target."""
     labels = [k for k in card.methods if k in made["maps"]]
