@@ -201,7 +201,7 @@ def object_values(vit, photo, maps: dict) -> dict:
 
 
 def token_values(vit, photo, maps: dict) -> dict:
-    """outliers: the number of patches that enter the last block with an outlying norm; lit: {label: is the top one?}."""
+    """outliers: how many patches enter the last block with an outlying norm; lit: {label: is the top one such?}."""
     caught = []
 
     def catch(module, args, kwargs):
