@@ -18,7 +18,7 @@ PLACES = (
     (1, 0.5),
     (2, 0.85),
 )  # side of a window in cells of a 4 × 4 grid, and the share of all effect that is too much
-AT_MOST = 16  # photos in the checks that need many forwards
+AT_MOST = 12  # photos in the checks that need many forwards
 
 
 def model_lights(vit, photos, said: list[dict], batch_size: int = 64, step: Callable = lambda: None) -> list[Light]:

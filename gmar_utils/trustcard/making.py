@@ -169,11 +169,12 @@ class _Run:
 
 
 def _told(method):
-    """What a method is, as text that says when it has changed; of the caller's own function its name."""
+    """What a method is, as text that says when it has changed; of the caller's own function its name and code."""
     function = method.function.func
     known = next((m.name for m in METHODS.values() if m.function is function), None)
     options = {k: repr(v) for k, v in method.function.keywords.items()}
-    return [known or getattr(function, "__qualname__", type(function).__name__), options]
+    code = getattr(getattr(function, "__code__", None), "co_code", b"").hex()
+    return [known or getattr(function, "__qualname__", type(function).__name__), "" if known else code, options]
 
 
 def _row(result):
