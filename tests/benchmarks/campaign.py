@@ -1,8 +1,8 @@
 """A randomised campaign against what this tool promises: kill it, and nothing is lost.
 
 Each part is a function that yields one row for each attempt. `python tests/benchmarks/campaign.py PART …` runs parts
-and adds their lines to book/results/campaign.csv, one table for all, with provenance in campaign.json. It is not part of
-`make test`.
+and adds their lines to book/results/campaign.csv, one table for all, with provenance in campaign.json. It is not part
+of `make test`.
 """
 
 import argparse
