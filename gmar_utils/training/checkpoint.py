@@ -191,7 +191,7 @@ def save(
         run: The folder of `train`'s state and log.
 
     Returns:
-        The accuracies, as `measure` returns them: at the size trained at most often, and at the largest.
+        The accuracies, as `measure` returns them: at the model's own size, and at the one trained at most.
 
     Raises:
         OSError: the folder could not be written.
@@ -201,12 +201,15 @@ def save(
     shutil.rmtree(fresh, ignore_errors=True)
     model = copy.deepcopy(model).half()
     model.config.id2label, model.config.label2id = dict(enumerate(words)), {w: i for i, w in enumerate(words)}
-    counts = Counter(recipe.sizes())
+    shares = Counter()  # how often each size was seen
+    for share, size in recipe.stages:
+        turns = size if isinstance(size, tuple) else (size,)
+        shares.update({px: share * turns.count(px) / len(turns) for px in turns})
     try:
         model.save_pretrained(fresh)
         processor.save_pretrained(fresh)
         vit = models.load_model(fresh)
-        found = measure(vit, source, sorted({max(counts), counts.most_common(1)[0][0]}))
+        found = measure(vit, source, sorted({vit.model.config.image_size, max(shares, key=shares.get)}))
         card = model_card(out.name, vit.model.config, asdict(recipe), found, history(run) if run else {}, story)
         card.save(fresh / "README.md")
         for file in sorted(fresh.iterdir()):
