@@ -147,7 +147,7 @@ def _run(engine, model, processor, images, labels, recipe, out, total, watch, ac
         precision=engine.mixed_precision,
     )
     images, labels = images.to(device), (labels if labels.ndim == 2 else labels[:, None]).to(device)
-    normalize = normalizer(processor, device)
+    normalize, options = normalizer(processor, device), any_size(model)
     model = model.to(device).train()
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None
     watched = average.module if average else model
@@ -167,7 +167,7 @@ def _run(engine, model, processor, images, labels, recipe, out, total, watch, ac
         px = pixels_at(recipe, step, total)
         pixels, targets, mixing = _batch(images, labels, recipe, step, px, normalize, model.num_labels, engine)
         _set_rates(solvers, recipe.learning_rate * rate(step))
-        loss, hits = _update(engine, wrapped, solvers, pixels, targets, recipe, accumulate)
+        loss, hits = _update(engine, wrapped, options, solvers, pixels, targets, recipe, accumulate)
         if not mixing:
             right, seen = right + hits, seen + len(pixels)
         if average:
@@ -242,9 +242,9 @@ def _batch(images, labels, recipe, step, px, normalize, classes, engine):
     return pixels, targets, mixing
 
 
-def _update(engine, model, solvers, pixels, targets, recipe, accumulate):
+def _update(engine, model, options, solvers, pixels, targets, recipe, accumulate):
     """One step of the optimizers on a batch computed in parts; the last part's loss and the number of right answers."""
-    options, hits = any_size(model), 0
+    hits = 0
     for i, (x, t) in enumerate(zip(pixels.chunk(accumulate), targets.chunk(accumulate), strict=True)):
         with engine.no_sync(model) if i < accumulate - 1 else nullcontext():
             with engine.autocast():
