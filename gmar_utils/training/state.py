@@ -167,8 +167,8 @@ def write_log(file: Path, rows: list[dict]) -> None:
 def _whole_rows(file: Path, step: int) -> list[dict]:
     """The rows of a log up to a step, each step once; a last line cut by a kill is no row."""
     rows = {}
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-        with suppress(ValueError):
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else ():
+        with suppress(ValueError, KeyError, TypeError):
             row = json.loads(line)
             if row["step"] <= step:
                 rows[row["step"]] = row
