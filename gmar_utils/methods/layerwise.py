@@ -1,53 +1,49 @@
 """LeGrad: the gradient of a layer's own prediction with respect to its attention."""
 
 import torch
-from torch import nn
 
-from ..capture.layout import blocks, classify, patch_grid, unwrap
-from ..capture.target import class_score, resolve_target
-from ..capture.tracing import recording
+from ..capture import Trace
+from ..capture.layout import unwrap
+from ..capture.target import class_score
+from ..capture.tracing import differentiate, recording
 
 
-def legrad(
-    model: nn.Module, pixel_values: torch.Tensor, target=None, layers: str | int = "all", pool: str = "model",
-    prefix_tokens: int | None = None, grid: tuple[int, int] | None = None,
-) -> torch.Tensor:  # fmt: skip
-    """LeGrad (B, R, C) [bousselham2024legrad]: mean over layers, heads and query positions of ReLU(∂s⁽ˡ⁾/∂A⁽ˡ⁾).
+def legrad(trace: Trace, layers: str | int = "all", pool: str = "model") -> torch.Tensor:
+    """LeGrad (B, N) [bousselham2024legrad]: mean over layers, heads and query positions of ReLU(∂s⁽ˡ⁾/∂A⁽ˡ⁾).
 
     s⁽ˡ⁾ is the target's logit when the model's own final norm, pooling and head read layer l's tokens.
-    layers  "all" (the paper), or k: the last k layers (the authors' code takes 2)
-    pool    "model": the model's own pooling; "mean": the mean over all tokens first (the authors' code)
-    The target defaults to the class predicted from the last layer. Other arguments as `trace`.
+
+    Args:
+        layers: "all" (the paper), or k: the last k layers (the authors' code takes 2).
+        pool: "model": the model's own pooling; "mean": the mean over all tokens first (the authors' code).
     """
-    maps = layer_maps(model, pixel_values, target, pool, prefix_tokens, grid)
+    maps = layer_maps(trace, pool)
     count = maps.shape[1]
     if layers != "all" and not (isinstance(layers, int) and 1 <= layers <= count):
         raise ValueError(f"layers must be 'all' or a whole number from 1 to {count}, got {layers!r}.")
     return maps[:, 0 if layers == "all" else count - layers :].mean(1)
 
 
-def layer_maps(
-    model: nn.Module, pixel_values: torch.Tensor, target=None, pool: str = "model", prefix_tokens=None, grid=None
-) -> torch.Tensor:
-    """Every layer's own LeGrad map E⁽ˡ⁾ (B, L, R, C); arguments as `legrad`.
+def layer_maps(trace: Trace, pool: str = "model") -> torch.Tensor:
+    """Every layer's own LeGrad scores E⁽ˡ⁾ (B, L, N); arguments as `legrad`.
 
-    The graph is cut between the blocks: L short backward passes in one call, cheaper than one through the model."""
+    The graph is cut between the blocks: L short backward passes in one call, cheaper than one through the model. What
+    reads the last block's tokens in the model reads those of all blocks, as one batch of L·B images."""
     if pool not in ("model", "mean"):
         raise ValueError(f"pool must be 'model' or 'mean', got {pool!r}.")
-    model, outputs = unwrap(model), []
 
-    def keep(module, args, output):
-        tokens, *rest = output if isinstance(output, tuple) else (output,)
-        outputs.append(tokens)
-        return (tokens.detach(), *rest) if rest else tokens.detach()
+    def join(outputs):
+        return torch.cat([o.mean(1, keepdim=True).expand_as(o) for o in outputs] if pool == "mean" else outputs)
 
-    hooks = [(block, keep) for block in blocks(model)]
-    with recording(model, pixel_values, local=True, hooks=hooks) as (recorder, pixel_values):
-        logits, attentions = recorder.forward(model, pixel_values)
-        target = resolve_target(model, logits, target)
-        if pool == "mean":
-            outputs = [o.mean(1, keepdim=True).expand_as(o) for o in outputs]
-        score = sum(class_score(classify(model, o), target).sum() for o in outputs)
-        gradients = torch.autograd.grad(score, attentions)
-    prefix, grid = patch_grid(model, pixel_values, attentions[0].shape[-1], prefix_tokens, grid)
-    return torch.stack([g.relu().mean((1, 2)) for g in gradients], 1)[..., prefix:].unflatten(2, grid)
+    with recording(trace.model, trace.pixel_values, *trace.layout, join=join) as (recorder, pixel_values):
+        logits = recorder.forward(unwrap(trace.model), pixel_values)
+        depth, batch = len(recorder.attentions), len(pixel_values)
+        if len(logits) != depth * batch:
+            raise ValueError(
+                f"LeGrad has the head of {type(trace.model).__name__} read all {depth} layers as one batch, and it gives "
+                f"{len(logits)} rows for {depth} × {batch}. Use another method, such as gmar."
+            )
+        trace.score(recorder, logits[-batch:])  # the last layer's are the model's own
+        against = None if trace.against is None else trace.against.repeat(depth)
+        y = class_score(logits, trace.target.repeat(depth), against)
+    return torch.stack([g.relu().mean((1, 2)) for g in differentiate(y, recorder.attentions)], 1)

@@ -6,16 +6,12 @@ the behaviour of the authors' public code from a description; none of that code 
 
 import torch
 
-from gmar_utils.capture import trace
-from gmar_utils.capture.layout import blocks, first_norm, logits_of, unwrap
-from gmar_utils.capture.target import class_score
-from gmar_utils.capture.tracing import recording
 from gmar_utils.methods import METHODS, Method
 from gmar_utils.methods.weighting import head_weights
 
 
 def reading(trace, norm="l1", alpha=1.0, recursion="eq3", order="input-first", heads="fused", scope="layer"):
-    """A rollout map (B, R, C) under one reading of the paper.
+    """Rollout scores (B, N) under one reading of the paper.
 
     recursion  "eq3": R ← R Â + αI (Eq. 3) | "product": R ← R (Â + αI) (Eq. 1)
     order      "input-first": first layer leftmost, as printed | "output-first": as Abnar and Zuidema
@@ -33,11 +29,11 @@ def reading(trace, norm="l1", alpha=1.0, recursion="eq3", order="input-first", h
     matrix = identity
     for step in steps if order == "input-first" else reversed(steps):
         matrix = matrix @ step + alpha * identity if recursion == "eq3" else matrix @ (step + alpha * identity)
-    return trace.patches((trace.readout @ matrix).mean(1))
+    return (trace.readout[:, None, None] @ matrix)[:, :, 0].mean(1)
 
 
-def released(model, pixel_values, target=None, norm="l1", readout="shipped", prefix_tokens=None, grid=None):
-    """The map (B, R, C) that the authors' public code computes, for a model with one [CLS] token.
+def released(trace, norm="l1", readout="shipped"):
+    """The scores (B, N) that the authors' public code computes, for a model with one [CLS] token.
 
     Head weights: the norm of the gradient at the output of the last block's first LayerNorm, patch tokens only, its
     channels cut into H equal chunks; one vector for all layers. One chain for each head, input-first, with
@@ -47,28 +43,16 @@ def released(model, pixel_values, target=None, norm="l1", readout="shipped", pre
       "head 0"     the [CLS] row of head 0
       "all heads"  the [CLS] row, mean over heads
     """
-    seen = trace(model, pixel_values, target, prefix_tokens, grid, gradients=False)
-    weights = layernorm_weights(model, pixel_values, seen.target, seen.attentions[0].shape[1], norm)
-    return seen.patches(chains_readout(released_chains(seen.attentions, weights), readout, seen.prefix_tokens))
+    weights = layernorm_weights(trace, norm)
+    return chains_readout(released_chains(trace.attentions, weights), readout, trace.prefix_tokens)
 
 
-def layernorm_weights(model, pixel_values, target, heads, norm="l1"):
+def layernorm_weights(trace, norm="l1"):
     """Head weights (B, H) from the gradient at the last block's first LayerNorm, channels in H chunks; None: 1/H."""
+    batch, heads = trace.attentions[0].shape[:2]
     if norm is None:
-        return torch.full((len(pixel_values), heads), 1 / heads, device=pixel_values.device)
-    model, seen = unwrap(model), []
-
-    def keep(module, args, output):
-        seen.append(output.detach().requires_grad_())
-        return seen[-1]
-
-    with recording(model, pixel_values) as (_, pixel_values):
-        handle = first_norm(blocks(model)[-1]).register_forward_hook(keep)
-        try:
-            score = class_score(logits_of(model(pixel_values)), target).sum()
-        finally:
-            handle.remove()
-        (gradient,) = torch.autograd.grad(score, seen)
+        return torch.full((batch, heads), 1 / heads, device=trace.pixel_values.device)
+    _, gradient = trace.activation
     chunks = gradient[:, 1:].unflatten(2, (heads, -1))
     sizes = torch.linalg.vector_norm(chunks, ord=int(norm[1]), dim=(1, 3))
     return sizes / sizes.sum(1, keepdim=True)
@@ -125,5 +109,5 @@ SOURCES = {
 
 def register():
     """Make both known to `explain` and the evaluation, for as long as this process lives."""
-    METHODS["reading"] = Method("reading", "A reading of GMAR", reading, "gradients", "jo2025gmar")
-    METHODS["released"] = Method("released", "GMAR's released code", released, "model", "jo2025gmar")
+    METHODS["reading"] = Method("reading", "A reading of GMAR", reading, "#D55E00", "jo2025gmar")
+    METHODS["released"] = Method("released", "GMAR's released code", released, "#D55E00", "jo2025gmar")
