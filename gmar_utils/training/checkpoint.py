@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -201,15 +200,11 @@ def save(
     shutil.rmtree(fresh, ignore_errors=True)
     model = copy.deepcopy(model).half()
     model.config.id2label, model.config.label2id = dict(enumerate(words)), {w: i for i, w in enumerate(words)}
-    shares = Counter()  # how often each size was seen
-    for share, size in recipe.stages:
-        turns = size if isinstance(size, tuple) else (size,)
-        shares.update({px: share * turns.count(px) / len(turns) for px in turns})
     try:
         model.save_pretrained(fresh)
         processor.save_pretrained(fresh)
         vit = models.load_model(fresh)
-        found = measure(vit, source, sorted({vit.model.config.image_size, max(shares, key=shares.get)}))
+        found = measure(vit, source, sorted({vit.model.config.image_size, recipe.usual_size()}))
         card = model_card(out.name, vit.model.config, asdict(recipe), found, history(run) if run else {}, story)
         card.save(fresh / "README.md")
         for file in sorted(fresh.iterdir()):

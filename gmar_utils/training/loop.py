@@ -185,7 +185,8 @@ def _run(engine, model, processor, images, labels, recipe, out, total, watch, ac
             if step % LOG_EVERY == 0 or step == total:  # not where a call ended: the log is one of an unbroken run
                 right, seen = 0.0, 0
                 if watch and (step % WATCH_EVERY == 0 or step == total):
-                    row["watch"] = accuracy(watched, *(v.to(device) for v in watch), px, normalize)
+                    size = recipe.usual_size()
+                    row["watch"] = {"px": size} | accuracy(watched, *(v.to(device) for v in watch), size, normalize)
                 rows.append(row)
                 with open(out / "log.jsonl", "a", encoding="utf-8") as log:
                     log.write(json.dumps(row) + "\n")
