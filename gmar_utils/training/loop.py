@@ -207,9 +207,10 @@ def _run(engine, model, processor, images, labels, recipe, out, total, watch, ac
                 },
             )
             saved = now
-        if stop and step < total:
-            return None
-    return watched
+        if stop:
+            break
+    engine.wait_for_everyone()  # whoever calls again reads the state that the first process wrote last
+    return watched if step == total else None
 
 
 def _restored(file, parts, recipe, ours, per_epoch):
