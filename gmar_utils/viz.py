@@ -19,27 +19,13 @@ OPACITY = 0.65  # of the map above the photo
 
 
 class Style(NamedTuple):
-    """How a method looks in every plot: its colour (from Okabe and Ito's colour-blind-safe set) and its place."""
+    """How a method looks in every plot: its colour and its place, as METHODS has them."""
 
     color: str
     order: int
 
 
-METHOD_STYLE = {
-    name: Style(color, order)
-    for order, (name, color) in enumerate(
-        {
-            "grad-cam": "#CC79A7",
-            "rollout": "#0072B2",
-            "gmar": "#D55E00",
-            "legrad": "#009E73",
-            "chefer": "#56B4E9",
-            "attention": "#E69F00",
-            "random": "#7F7F7F",
-            "center": "#4D4D4D",
-        }.items()
-    )
-}
+METHOD_STYLE = {name: Style(method.color, order) for order, (name, method) in enumerate(METHODS.items())}
 
 
 def style(label: str) -> Style:

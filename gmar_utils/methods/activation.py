@@ -1,4 +1,7 @@
-"""Grad-CAM for a Vision Transformer."""
+"""Grad-CAM and CDAM: activation and gradient at the last block's first LayerNorm.
+
+A [CLS] classifier's last block output has no gradient at the patches, so the layer in front of its attention is read.
+"""
 
 import torch
 
@@ -9,11 +12,20 @@ from ..capture.tracing import recording
 
 
 def gradcam(trace: Trace) -> torch.Tensor:
-    """Grad-CAM (B, N) [selvaraju2017gradcam] at the last block's first LayerNorm.
+    """Grad-CAM (B, N) [selvaraju2017gradcam]: channels weighted by their mean gradient over the patches, summed; ReLU."""
+    activation, gradient = _last_norm(trace)
+    channel_weights = gradient[:, trace.prefix_tokens :].mean(1, keepdim=True)
+    return (activation * channel_weights).sum(-1).relu()
 
-    A [CLS] classifier's last block output has no gradient at the patches, so the layer in front of its attention is
-    read. Channel weights = mean gradient over the patch tokens; weighted sum over channels; ReLU.
-    """
+
+def cdam(trace: Trace) -> torch.Tensor:
+    """CDAM (B, N), signed [brocki2023cdam]: activation × gradient, summed over channels: Grad-CAM without the mean."""
+    activation, gradient = _last_norm(trace)
+    return (activation * gradient).sum(-1)
+
+
+def _last_norm(trace):
+    """Output of the last block's first LayerNorm and ∂y/∂output, both (B, N, D), float32."""
     model, seen = unwrap(trace.model), []
 
     def keep(module, args, output):
@@ -25,5 +37,4 @@ def gradcam(trace: Trace) -> torch.Tensor:
     with recording(model, trace.pixel_values, hooks=hooks, gradients=False) as (recorder, pixel_values):
         logits, _ = recorder.forward(model, pixel_values)
         (gradient,) = torch.autograd.grad(class_score(logits, trace.target, trace.against).sum(), seen)
-    channel_weights = gradient.float()[:, trace.prefix_tokens :].mean(1, keepdim=True)
-    return (seen[0].detach().float() * channel_weights).sum(-1).relu()
+    return seen[0].detach().float(), gradient.float()
