@@ -12,7 +12,7 @@ from ..capture.tracing import recording
 
 
 def gradcam(trace: Trace) -> torch.Tensor:
-    """Grad-CAM (B, N) [selvaraju2017gradcam]: channels weighted by their mean gradient over the patches, summed; ReLU."""
+    """Grad-CAM (B, N) [selvaraju2017gradcam]: channels weighted by their mean gradient over patches, summed; ReLU."""
     activation, gradient = _last_norm(trace)
     channel_weights = gradient[:, trace.prefix_tokens :].mean(1, keepdim=True)
     return (activation * channel_weights).sum(-1).relu()

@@ -1,7 +1,7 @@
 """LibraGrad, CP-LRP and AttnLRP: the model's own forward pass with another backward pass.
 
 Where a function is affine, its inputs and biases times their gradients sum to its value, so that each product is that
-input's share. A transformer is not affine; these methods hold some of its factors constant in the backward pass, and the
+input's share. A transformer is not affine; these methods hold some of its factors constant in the backward pass. The
 forward pass stays as it is. The code follows the papers; none of it is their authors'.
 """
 
@@ -47,7 +47,7 @@ def libra(trace: Trace, layers: str = "all") -> torch.Tensor:
 def attnlrp(trace: Trace) -> torch.Tensor:
     """AttnLRP (B, N), signed [achtibat2024attnlrp]: input × gradient at the tokens that enter the first block.
 
-    As `libra(layers="input")`, but attention keeps its gradient. Both products in it, query × key and attention × value,
+    As `libra(layers="input")`, but attention keeps its gradient. Its two products, query × key and attention × value,
     give each factor half, which leaves a quarter to queries and keys and half to values. The paper's maps of ViTs also
     use the γ rule in the linear layers, with a γ tuned for the model. It is left out here; maps without it are noisy.
 
@@ -65,7 +65,7 @@ def attnlrp(trace: Trace) -> torch.Tensor:
 
 
 def _complete(trace, images):
-    """Every block's scores (L, B, N) under `libra`'s rules; a ValueError unless they and the biases' products sum to y."""
+    """Every block's scores (L, B, N) under `libra`'s rules; a ValueError unless they and the biases' share make y."""
     try:
         scores, biases, logits = _propagate(trace, Rules(), images)
         y, entering = _score(trace, logits, images).float(), scores[0].sum(1)
@@ -98,7 +98,7 @@ def _exact(*tensors):
 
 
 def _propagate(trace, rules, images):
-    """Every block's scores Σ_d X⁽ˡ⁾ · ∂y/∂X⁽ˡ⁾ (L, B, N), each bias's product, and the logits, for a slice of images."""
+    """Every block's scores Σ_d X⁽ˡ⁾ · ∂y/∂X⁽ˡ⁾ (L, B, N), each bias's product, the logits, for some images."""
     model, tokens = unwrap(trace.model), []
 
     def enter(module, args):

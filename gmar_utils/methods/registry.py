@@ -200,4 +200,5 @@ def _out_of_memory(error):
 
 def _enlarged(maps, size, signed):
     """At image size. The maps are scaled before, too: rounding here would turn a constant map into noise."""
-    return scaled(F.interpolate(maps[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0], None, signed)
+    large = F.interpolate(maps[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
+    return scaled(large, signed=signed)

@@ -16,8 +16,8 @@ def head_weights(
 ) -> tuple[torch.Tensor, ...]:
     """Head weights w (B, H) of each layer: the norm of a head's gradient, divided by the sum over heads.
 
-    Weights of a layer whose norms are all zero are 1/H, with a warning. Source: Eq. 2 of [jo2025gmar], per image and per
-    layer as [joita2025comparative] writes it; the algorithm of the first computes one vector for all layers.
+    Weights of a layer whose norms are all zero are 1/H, with a warning. Source: Eq. 2 of [jo2025gmar], per image
+    and per layer as [joita2025comparative] writes it; the algorithm of the first computes one vector for all layers.
 
     Args:
         gradients: L tensors (B, H, N, N), ∂y/∂A.

@@ -140,7 +140,8 @@ def test_signed_maps(model):
     assert whole == pytest.approx([4.92, 1.24])
     for scores in (libra(seen, layers="input"), occlusion(seen, size=1)):
         close(seen.patches(scores), [[whole]])
-    close(seen.patches(attnlrp(seen)), [[[k * (sum(o) / 2 + t / 4) for k, o, t in zip(HEAD[CAT], once, twice, strict=True)]]])
+    shares = [k * (sum(o) / 2 + t / 4) for k, o, t in zip(HEAD[CAT], once, twice, strict=True)]
+    close(seen.patches(attnlrp(seen)), [[shares]])
     close(seen.patches(attnlrp(seen)), [[[2.13, 0.56]]])
     close(libra(seen, layers="upper").sum(), model(PICTURE)[0, CAT].item())  # no biases: every block's sum is y
     close(libra(seen).sum(), 2 * model(PICTURE)[0, CAT].item())
