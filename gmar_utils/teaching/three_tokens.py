@@ -56,8 +56,8 @@ The other maps, as ([CLS], cat, cup); the entry of [CLS] is never shown:
 [[0.88, 1.76, 0.96]]
 
 Attention apart, this model is linear, so LibraGrad at the input gives each patch what it adds to the logit, 4.92 and
-1.24; so does hiding one patch after the other. AttnLRP gives a half to what passes through attention once, a quarter to what
-passes twice, 1.8/2 + 1.8/2 + 1.32/4 for the cat; CDAM sees the last attention alone, 1.4 × 1.8 + 0.2 × 0.2:
+1.24; so does hiding one patch after the other. AttnLRP gives a half to what passes through attention once and a quarter
+to what passes twice, 1.8/2 + 1.8/2 + 1.32/4 for the cat; CDAM sees the last attention alone, 1.4 × 1.8 + 0.2 × 0.2:
 
 >>> from gmar_utils.methods.activation import cdam
 >>> from gmar_utils.methods.perturbation import occlusion
