@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..capture import Trace, trace
+from ..capture.checks import check_model, check_pixel_values, out_of_memory
 from ..capture.target import parse_target
-from ..capture.tracing import check_pixel_values
-from ..photo import minmax
+from ..photo import minmax, resize, symmetric
 from . import activation, baselines, layerwise, perturbation, propagation, weighting
 
 
@@ -112,8 +111,8 @@ def explain(
         batch_size: images at a time, halved where memory runs out.
 
     Raises:
-        ValueError: an unknown method; signed=True for one of METHODS without a sign.
-        TypeError: an unknown option, naming those that the method takes.
+        ValueError: an unknown method.
+        TypeError: an unknown option, naming those that the method takes; signed=True for a method without a sign.
 
     >>> maps = explain(vit.model, vit.preprocess(photos), "gmar", norm="l2")  # doctest: +SKIP
     """
@@ -135,7 +134,8 @@ def explain_many(
     batch_size: int = 32,
 ) -> dict[str, torch.Tensor]:
     """{label: name or callable} → {label: maps}, as `explain`; one trace serves every map."""
-    check_pixel_values(pixel_values)
+    check_model(model)
+    pixel_values = check_pixel_values(pixel_values, model)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
     methods = {label: bind(method) for label, method in methods.items()}
@@ -145,15 +145,15 @@ def explain_many(
     unsigned = [m.name for m in known.values() if m and not m.signed]
     if signed and unsigned:
         have = ", ".join(m.name for m in METHODS.values() if m.signed)
-        raise ValueError(f"{', '.join(unsigned)}: scores without a sign. signed=True is for {have}.")
+        raise TypeError(f"{', '.join(unsigned)} takes no option 'signed': its scores have no sign; {have} do.")
 
     def maps_of(part):
         chosen = target[part] if isinstance(target, torch.Tensor) and target.ndim else target
-        seen = trace(model, pixel_values[part], chosen, prefix_tokens, grid, gradients=gradients)
-        maps = {label: scaled(seen.patches(f(seen)), known[label], signed) for label, f in methods.items()}
+        seen = trace(model, pixel_values[part], chosen, prefix_tokens, grid, gradients=gradients, lazy=True)
+        maps = {label: scaled(patch_scores(label, f, seen), known[label], signed) for label, f in methods.items()}
         return {k: _enlarged(v, pixel_values.shape[-2:], signed) for k, v in maps.items()} if upsample else maps
 
-    parts = _in_batches(maps_of, len(pixel_values), batch_size)
+    parts = in_batches(maps_of, len(pixel_values), batch_size)
     return {label: torch.cat([p[label] for p in parts]) for label in methods}
 
 
@@ -173,12 +173,11 @@ def scaled(maps: torch.Tensor, method: Method | None = None, signed: bool = Fals
         signed: True gives [−1, 1], divided by each map's largest absolute value; False gives [0, 1], min–max.
     """
     if signed:
-        maps = maps.float()
-        return maps / maps.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
+        return symmetric(maps)
     return minmax(maps.relu() if method and method.signed else maps)
 
 
-def _in_batches(function, total, size):
+def in_batches(function, total, size):
     """[function(slice)] over `total` images, `size` at a time; half as many whenever memory runs out, down to 1."""
     results, start = [], 0
     while start < total:
@@ -188,17 +187,25 @@ def _in_batches(function, total, size):
             start += step
             continue
         except (MemoryError, RuntimeError) as error:
-            if step == 1 or not _out_of_memory(error):
+            if step == 1 or not out_of_memory(error):
                 raise
         size = step // 2  # outside `except`: the error holds the tensors of the failed batch
     return results
 
 
-def _out_of_memory(error):
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+def patch_scores(label, method, seen):
+    """Patch scores (B, R, C) of a bound method; ValueError for scores of another shape, NaN or infinite."""
+    scores = method(seen)
+    batch, (rows, columns) = len(seen.pixel_values), seen.grid
+    shape = (batch, seen.prefix_tokens + rows * columns)
+    if not isinstance(scores, torch.Tensor) or tuple(scores.shape) != shape:
+        got = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
+        raise ValueError(f"{label!r} must give token scores (B, N) = {shape}, a tensor; got {got}.")
+    if not bool(scores.isfinite().all()):
+        raise ValueError(f"{label!r} gives scores that are NaN or infinite for this model.")
+    return seen.patches(scores.detach().float())
 
 
 def _enlarged(maps, size, signed):
     """At image size. The maps are scaled before, too: rounding here would turn a constant map into noise."""
-    large = F.interpolate(maps[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
-    return scaled(large, signed=signed)
+    return scaled(resize(maps, size), signed=signed)

@@ -10,9 +10,11 @@ from dataclasses import dataclass, fields
 import torch
 import torch.nn.functional as F
 
-from ..capture.layout import logits_of, patch_grid, unwrap
+from ..capture import trace
+from ..capture.checks import check_pixel_values
+from ..capture.layout import logits_of, unwrap
+from ..capture.settling import settled
 from ..capture.target import class_score, probability, resolve_target
-from ..capture.tracing import check_pixel_values, settled
 from .imputation import blur, linear
 
 KEPT_LIMIT = 20.0  # percent of the full score: a baseline that keeps more than this is no "nothing"
@@ -268,8 +270,7 @@ def _ranks(maps, pixel_values, model, unit, descending, grid=None):
     if unit == "pixel":
         maps = _to_image(maps, pixel_values, minmax=False)
     elif maps.shape[1:] == (height, width) and grid != (height, width):
-        # The number of tokens only matters for the prefix, which is of no interest here; any large one will do.
-        rows, columns = grid or patch_grid(model, pixel_values, tokens=height * width)[1]
+        rows, columns = grid or trace(model, pixel_values[:1], gradients=False).grid
         patch = height // rows, width // columns
         maps = F.avg_pool2d(maps[:, None, : rows * patch[0], : columns * patch[1]], patch)[:, 0]
     rows, columns = maps.shape[1:]

@@ -283,9 +283,9 @@ def test_signed_maps_keep_their_sign_and_unsigned_ones_show_what_speaks_for_the_
 
 def test_maps_without_a_sign_refuse_to_be_signed():
     model, x = build("vit"), images("vit")
-    with pytest.raises(ValueError, match="gmar: .* signed=True is for libra, attnlrp, cdam, occlusion"):
+    with pytest.raises(TypeError, match="gmar takes no option 'signed': .* libra, attnlrp, cdam, occlusion do"):
         explain(model, x, "gmar", signed=True)
-    with pytest.raises(ValueError, match="rollout"):
+    with pytest.raises(TypeError, match="rollout"):
         explain_many(model, x, {"a": "libra", "b": "rollout"}, signed=True)
 
 

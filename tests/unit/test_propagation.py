@@ -85,6 +85,34 @@ class QKNorm(TimmStyle.Block):
         return x + self.gamma * self.mlp(self.norm2(x))
 
 
+class AttentionPooling(nn.Module):
+    """One learned query over all tokens, through torch's own attention module, as SigLIP pools."""
+
+    def __init__(self, function):
+        super().__init__()
+        torch.manual_seed(1)
+        self.inner, self.probe, self.function = TimmStyle(), nn.Parameter(torch.randn(1, 1, 32)), function
+        self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
+        nn.init.normal_(self.attention.in_proj_bias), nn.init.normal_(self.attention.out_proj.bias)
+        self.inner.forward_head = self.head
+
+    def head(self, tokens):
+        probe = self.probe.expand(len(tokens), -1, -1)
+        if self.function == "module":
+            pooled = self.attention(probe, tokens, tokens)[0]
+        else:
+            probe, heads = (t.unflatten(2, (4, 8)).transpose(1, 2) for t in (probe, tokens))
+            pooled = nn.functional.scaled_dot_product_attention(probe, heads, heads).transpose(1, 2).flatten(2)
+        return self.inner.head(pooled[:, 0])
+
+    @property
+    def blocks(self):
+        return self.inner.blocks
+
+    def forward(self, x):
+        return self.inner(x)
+
+
 def with_mlp(mlp):
     model = TimmStyle()
     for block in model.blocks:
@@ -113,6 +141,7 @@ MODELS = {
     "timm, RMSNorm by hand": lambda: with_blocks(RMSNorm),
     **{f"timm, tanh pooler, norm: {n}": lambda n=n: PoolerHead(TimmStyle(), n)
        for n in ("function", "norm", "vector_norm", "no")},
+    **{f"timm, attention pooling by {f}": lambda f=f: AttentionPooling(f) for f in ("function", "module")},
 }  # fmt: skip
 
 
