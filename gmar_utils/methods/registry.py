@@ -136,8 +136,6 @@ def explain_many(
     """{label: name or callable} → {label: maps}, as `explain`; one trace serves every map."""
     check_model(model)
     pixel_values = check_pixel_values(pixel_values, model)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
     methods = {label: bind(method) for label, method in methods.items()}
     target = parse_target(target, len(pixel_values))
     known = {label: registered(f) for label, f in methods.items()}
@@ -179,6 +177,8 @@ def scaled(maps: torch.Tensor, method: Method | None = None, signed: bool = Fals
 
 def in_batches(function, total, size):
     """[function(slice)] over `total` images, `size` at a time; half as many whenever memory runs out, down to 1."""
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(f"batch_size must be a whole number of at least 1, got {size!r}.")
     results, start = [], 0
     while start < total:
         step = min(size, total - start)
