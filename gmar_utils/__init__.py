@@ -18,6 +18,6 @@ def __getattr__(name: str):
         from .evaluation import evaluate
 
         return evaluate
-    if name in ("data", "evaluation", "explorer", "metrics", "teaching", "training", "viz"):
+    if name in ("data", "evaluation", "explorer", "export", "metrics", "teaching", "training", "viz"):
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -23,8 +23,9 @@ PICTURES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"}
 OTHERS = {
     "evaluate": "judge methods on a data set, with error bars",
     "finetune": "train a classifier to explain",
+    "export": "write a model and its gradients as one ONNX graph",
 }
-MODULES = {"evaluate": ".evaluation.run", "finetune": ".training.loop"}
+MODULES = {"evaluate": ".evaluation.run", "finetune": ".training.loop", "export": ".cli.export"}
 COLUMNS = ["file", "overlay", "map", "target", "label", "probability", "method", "options", "model", "versions"]
 
 
