@@ -20,6 +20,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from gmar_utils import METHODS, data, explain, explain_many, load_model, metrics, trace
 from gmar_utils.evaluation import run as engine
+from gmar_utils.methods import bind
 from gmar_utils.methods.weighting import head_weights
 
 from . import readings
@@ -155,7 +156,7 @@ def audit(run, name):
                          protocol={"steps": 16, "target": "predicted"})  # fmt: skip
     correlations = [found.rows[["image", "method", "metric", "value"]]]
     for start, pixels in batches(vit, records):
-        maps = explain_many(vit.model, pixels, methods, upsample=False)
+        maps = explain_many(vit.model, pixels, bound(methods), upsample=False)
         for label, values in maps.items():
             for reference in ("paper", "released"):
                 rho = metrics.rank_correlation(values, maps[reference]).nan_to_num(0)  # a flat map agrees with none
@@ -363,6 +364,11 @@ def plain_forward(model, pixels):
         model(pixels)
 
 
+def bound(methods):
+    """{label: (method, options)} → {label: function of a trace}."""
+    return {label: bind(name, **options) for label, (name, options) in methods.items()}
+
+
 def peak_memory(function):
     """Most bytes that PyTorch held at once during a call, beyond what it held before."""
     with torch.profiler.profile(profile_memory=True) as profile:
@@ -379,7 +385,7 @@ def confidence(run):
     started, vit = time.perf_counter(), load_model("vit-tiny-imagenet")
     records, methods, parts = sample(tiny_imagenet(), run.images(500)), GMAR | {"rollout": ("rollout", {})}, []
     for start, pixels in batches(vit, records):
-        for label, maps in explain_many(vit.model, pixels, methods, upsample=False).items():
+        for label, maps in explain_many(vit.model, pixels, bound(methods), upsample=False).items():
             seen = metrics.masked_scores(vit.model, pixels, maps)
             parts.append(rows_of(start, label, "confidence_kept", 100 * seen.masked / seen.full))
     rows = pd.concat(parts)
@@ -396,7 +402,7 @@ def classes(run):
         with torch.no_grad():
             order = vit.model(pixels).logits.argsort(1, descending=True)
         first, second, last = (
-            explain_many(vit.model, pixels, methods, order[:, k], upsample=False) for k in (0, 1, -1)
+            explain_many(vit.model, pixels, bound(methods), order[:, k], upsample=False) for k in (0, 1, -1)
         )
         for label in methods:
             for name, other in (("changes_with_class", second), ("changes_with_least_probable_class", last)):
