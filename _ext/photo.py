@@ -1,7 +1,7 @@
 """Writes what the page 'Your own photo' loads: its modules as text, and the model as parts on a button.
 
-A page opened from disk may not fetch files, so the runtime and the graph are cut into scripts (gzip in base64): the same
-files serve both ways.
+A page opened from disk may not fetch files, so the runtime and the graph are cut into scripts (gzip in base64): the
+same files serve both ways.
 """
 
 import base64
@@ -44,7 +44,9 @@ def pages(assets: Path, out: Path, model: str) -> None:
     graph.unlink()
     parts = {name: _parts(out, name, data) for name, data in runtime.items()}
     text = {name: (scripts / "js" / f"{name}.js").read_text("utf8") for name in MODULES}
-    own = {name: (assets / "photo" / f"{name}.js").read_text("utf8") for name in ("methods", "resize", "worker", "page")}
+    own = {
+        name: (assets / "photo" / f"{name}.js").read_text("utf8") for name in ("methods", "resize", "worker", "page")
+    }
     code = {
         "about": about,
         "bytes": sum(part["bytes"] for files in parts.values() for part in files),
@@ -59,7 +61,19 @@ def pages(assets: Path, out: Path, model: str) -> None:
 def described(graph, model: str) -> dict:
     """The graph's own metadata, and what the page says of the model and the methods."""
     about = {p.key: p.value for p in graph.metadata_props}
-    for key in ("image_size", "resize", "resample", "crop", "grid", "prefix_tokens", "readout", "mean", "std", "labels", "bits"):
+    for key in (
+        "image_size",
+        "resize",
+        "resample",
+        "crop",
+        "grid",
+        "prefix_tokens",
+        "readout",
+        "mean",
+        "std",
+        "labels",
+        "bits",
+    ):
         about[key] = json.loads(about[key])
     shape = {o.name: [d.dim_value for d in o.type.tensor_type.shape.dim] for o in graph.graph.output}["attention"]
     patches = shape[2] - about["prefix_tokens"]
@@ -91,7 +105,9 @@ def _parts(out, name, data):
 
 def _plain(module):
     """A module as part of a classic script: what it imports stands in front of it."""
-    return re.sub(r"^export (?=(async )?(function|const))", "", re.sub(r"^import .*;\n", "", module, flags=re.M), flags=re.M)
+    return re.sub(
+        r"^export (?=(async )?(function|const))", "", re.sub(r"^import .*;\n", "", module, flags=re.M), flags=re.M
+    )
 
 
 def setup(app):

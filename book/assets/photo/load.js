@@ -46,7 +46,7 @@
     style.textContent = own.style;
     document.head.append(style);
     const page = await import(addresses.at(-1)[1]);
-    page.start(root, { ...own, fetchParts });
+    own.page = page.start(root, { ...own, fetchParts });
   }
   main();
 })();

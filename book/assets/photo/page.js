@@ -4,11 +4,12 @@ import { button, figure, h, legend, paint, picture } from "./draw.js";
 import { fromHeads, greyed } from "./photo.js";
 import { render } from "./main.js";
 
-const SHOWN = 5; // classes to ask about
+const MOST = 5; // classes to ask about
 const KEPT = 8; // photos whose numbers stay in memory
 const MB = (bytes) => `${(bytes / 1e6).toFixed(0)} MB`;
 
 export function start(root, { about, worker: workerText, bytes, fetchParts }) {
+  const classes = Math.min(MOST, about.labels.length);
   const status = h("p", { role: "status", "aria-live": "polite", class: "gmar-own-status" });
   const bar = h("progress", { max: 1, value: 0, "aria-label": "Progress" });
   bar.hidden = true;
@@ -23,11 +24,13 @@ export function start(root, { about, worker: workerText, bytes, fetchParts }) {
     h("p", {}, "Drop photos here, or paste one. They stay on this computer."),
     h("div", { class: "gmar-buttons" }, choose, take),
   );
-  root.replaceChildren(h("div", { class: "gmar-buttons" }, load), bar, zone, status, list, stage);
+  root.replaceChildren(h("div", { class: "gmar-buttons" }, load), bar, zone, status, list, stage, known(about));
+  root.classList.add("mathjax_ignore", "tex2jax_ignore"); // a file's name with dollar signs is no formula
 
-  const photos = []; // { file, name, view }
+  const photos = []; // { file, name, read, view, model }
   let worker, ready, current;
   let turn = 0;
+  let cleanups = [];
   say("The model is not loaded yet. Photos that you add now wait for it.");
 
   function say(words, share = null) {
@@ -105,9 +108,9 @@ export function start(root, { about, worker: workerText, bytes, fetchParts }) {
     turn += 1;
     listPhotos();
     delete root.dataset.done;
-    if (current.view) return present();
+    if (current.view?.targets.length === classes) return present();
     say(`Reading ${current.name} …`, 0);
-    worker.postMessage({ id: turn, photo: current.file, targets: SHOWN });
+    worker.postMessage({ id: turn, photo: current.file, targets: classes });
   }
 
   function heard(data) {
@@ -115,37 +118,41 @@ export function start(root, { about, worker: workerText, bytes, fetchParts }) {
       say(`${current.name}: ${data.message}`);
       photos.splice(photos.indexOf(current), 1);
       current = null;
+      stage.replaceChildren();
       listPhotos();
     } else if (data.kind === "photo") {
       current.read = data;
       say(`Asking the model about ${current.name} …`, 0.1);
     } else {
-      const share = (data.index + 1) / SHOWN;
+      const share = (data.index + 1) / classes;
       if (data.index === 0) {
         root.dataset.ms = data.ms.toFixed(0);
         current.view = photoOf(current, data, about);
-        photos.filter((p) => p.view && p !== current).slice(0, -KEPT).forEach((p) => (p.view = null)); // prettier-ignore
+        current.model = modelOf(current.view);
+        const others = photos.filter((photo) => photo.view && photo !== current);
+        for (const photo of others.slice(0, -KEPT)) photo.view = null;
         present();
       } else {
         current.view.learn(data);
         current.model.fire("change:target");
       }
-      if (share < 1) say(`Class ${data.index + 2} of ${SHOWN} …`, share);
+      if (share < 1) say(`Class ${data.index + 2} of ${classes} …`, share);
       else finished();
     }
   }
 
   function finished() {
     const { width, height } = current.read;
-    say(`${current.name}, ${width} × ${height} pixels: ${current.view.target_names.slice(0, SHOWN).join(", ")}.`);
+    say(`${current.name}, ${width} × ${height} pixels: ${current.view.target_names.join(", ")}.`);
     root.dataset.done = current.name;
   }
 
   // ---- the explorer
 
   function present() {
-    current.model ??= modelOf(current.view);
+    for (const cleanup of cleanups) cleanup.then((f) => f());
     const { model, view } = current;
+    model.clear();
     const [asked, board] = [h("div", {}), h("div", {})];
     const variant = select("order of GMAR", VARIANTS, model, "variant");
     const norm = select("head weights of the board", ["L1 norm", "L2 norm", "equal"], model, "norm");
@@ -163,17 +170,18 @@ export function start(root, { about, worker: workerText, bytes, fetchParts }) {
         board,
       ),
     );
-    render({ model, el: asked });
-    render({ model: model.with({ show: ["heads"] }), el: board });
-    if (view.targets.length === SHOWN) finished();
+    cleanups = [render({ model, el: asked }), render({ model: model.with({ show: ["heads"] }), el: board })];
+    if (view.targets.length === classes) finished();
   }
+
+  return { current: () => current, mapAt };
 }
 
 // What the explorer reads of a photo: see photo.js. Classes are learned one after the other.
 export function photoOf({ name, read }, first, about) {
   const [L, H, N] = about.shape;
   const [R, C] = about.grid;
-  const weights = new Float32Array(SHOWN * 2 * L * H);
+  const weights = new Float32Array(MOST * 2 * L * H);
   const seen = [];
   const patches = (scores) => minmax(scores.subarray(N - R * C));
   const photo = {
@@ -232,7 +240,7 @@ export function mapAt(model, photo, t, m) {
 
 // The traits of the explorer's widget, without a widget.
 function modelOf(photo) {
-  const listeners = {};
+  let listeners = {};
   const traits = {
     photos: [photo],
     show: ["ask"],
@@ -253,6 +261,9 @@ function modelOf(photo) {
     },
     fire: (event) => listeners[event]?.forEach((f) => f()),
     save_changes() {},
+    clear() {
+      listeners = {};
+    },
     on: (event, f) => (listeners[event] ??= new Set()).add(f),
     off: (event, f) => listeners[event]?.delete(f),
     with: (other) => ({ ...model, get: (name) => other[name] ?? traits[name] }),
@@ -272,6 +283,23 @@ function range(words, min, max, model, trait) {
   input.value = model.get(trait);
   input.addEventListener("input", () => model.set(trait, +input.value));
   return h("label", { class: "gmar-range" }, h("span", {}, words), input);
+}
+
+// What the model has a word for, and how often it is right: what its answers are worth.
+function known({ model, labels, accuracy, image_size, bits }) {
+  const right = accuracy ? ` It names ${accuracy}\u00a0% of its validation pictures right.` : "";
+  return h(
+    "details",
+    { class: "gmar-code" },
+    h("summary", {}, `What the model knows: ${labels.length} classes`),
+    h(
+      "p",
+      {},
+      `${model} sees a photo as ${image_size.join(" × ")} pixels; its weights are rounded to ${bits} bits.${right} ` +
+        "A photo of something outside this list gets a wrong name, and a map for a wrong name is a map all the same.",
+    ),
+    h("p", {}, labels.map((label) => label.split(",")[0]).join(", ")),
+  );
 }
 
 // Two classes, one method, side by side.
