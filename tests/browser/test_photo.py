@@ -20,6 +20,7 @@ from PIL import Image
 from skimage import data
 
 from gmar_utils import explain, load_model, trace
+from gmar_utils.metrics import deletion
 
 from .conftest import HTML, missing
 from .test_pages import AXE, sideways, violations
@@ -205,6 +206,29 @@ def test_controls_by_keyboard_and_the_same_map_in_the_pair(page, pictures):
     page.wait_for_function("before => document.querySelector('[data-asked]').dataset.asked !== before", arg=before)
     page.get_by_label("order of GMAR").select_option("report")
     page.wait_for_function("() => document.querySelector('pre code').textContent.includes('variant=\"report\"')")
+
+
+def test_the_deletion_curve_is_pythons(page, pictures):
+    show(page, pictures / "cat.jpg")
+    page.locator(".gmar-ask").get_by_role("button", name="LeGrad").click()
+    page.get_by_text("Deletion:").click()
+    for method in ("LeGrad", "Grad-CAM"):
+        page.locator(".gmar-ask").get_by_role("button", name=method).click()
+        page.get_by_role("button", name="Remove its patches").click()
+        page.wait_for_function(
+            "name => gmarPhoto.page.current().view.curves[0]?.some((c) => c.label === name)", arg=method
+        )
+    ours = page.evaluate("() => gmarPhoto.page.current().view.curves[0].map(({ curve }) => curve)")
+    vit = load_model(MODEL, device="cpu")
+    pixels = vit.preprocess([pictures / "cat.jpg"])
+    for curve, method in zip(ours, ("legrad", "grad-cam"), strict=True):
+        maps = explain(vit.model, pixels, method, upsample=False)
+        theirs = deletion(vit.model, pixels, maps, steps=16).scores[0].numpy()
+        assert np.abs(np.array(curve) - theirs).max() < 0.05
+    chart = page.locator(".gmar-deletion svg[role=img]")
+    assert "Grad-CAM" in chart.get_attribute("aria-label")
+    page.get_by_role("slider", name="steps").press("End")
+    page.wait_for_function("() => document.querySelector('[data-removed]').dataset.removed === '64'")
 
 
 def test_the_picture_can_be_saved(page, pictures):

@@ -1,10 +1,11 @@
 // 'Your own photo': the page around the worker. It hands each photo's numbers to the explorer that the whole book uses.
-import { minmax, NORMS, percent, VARIANTS } from "./maths.js";
+import { highestFirst, minmax, NORMS, percent, VARIANTS } from "./maths.js";
 import { button, figure, h, legend, paint, picture } from "./draw.js";
 import { fromHeads, greyed } from "./photo.js";
 import { render } from "./main.js";
 
 const MOST = 5; // classes to ask about
+const STEPS = 16; // of a deletion curve
 const KEPT = 8; // photos whose numbers stay in memory
 const MB = (bytes) => `${(bytes / 1e6).toFixed(0)} MB`;
 
@@ -114,7 +115,10 @@ export function start(root, { about, worker: workerText, bytes, fetchParts }) {
   }
 
   function heard(data) {
-    if (data.kind === "error") {
+    if (data.kind === "removed") {
+      say("Removing patches …", data.share);
+      if (data.probabilities) current.removed(data.probabilities);
+    } else if (data.kind === "error") {
       say(`${current.name}: ${data.message}`);
       photos.splice(photos.indexOf(current), 1);
       current = null;
@@ -153,7 +157,8 @@ export function start(root, { about, worker: workerText, bytes, fetchParts }) {
     for (const cleanup of cleanups) cleanup.then((f) => f());
     const { model, view } = current;
     model.clear();
-    const [asked, board] = [h("div", {}), h("div", {})];
+    const [asked, board, curves] = [h("div", {}), h("div", {}), h("div", {})];
+    const remove = button("Remove its patches", () => removePatches(curves, remove));
     const variant = select("order of GMAR", VARIANTS, model, "variant");
     const norm = select("head weights of the board", ["L1 norm", "L2 norm", "equal"], model, "norm");
     const look = range("look in layer", 1, view.L, model, "look");
@@ -169,9 +174,40 @@ export function start(root, { about, worker: workerText, bytes, fetchParts }) {
         h("div", { class: "gmar-buttons" }, norm, look),
         board,
       ),
+      h(
+        "details",
+        { class: "gmar-code" },
+        h("summary", {}, "Deletion: does the map point at what the model needs?"),
+        h("p", {}, "The patches of the chosen map vanish, the strongest first, and the model is asked again each time."),
+        h("div", { class: "gmar-buttons" }, remove),
+        curves,
+      ),
     );
     cleanups = [render({ model, el: asked }), render({ model: model.with({ show: ["heads"] }), el: board })];
     if (view.targets.length === classes) finished();
+  }
+
+  // The chosen map's deletion curve joins those of the same class that are there already.
+  function removePatches(el, pressed) {
+    const { model, view, read } = current;
+    const [t, m] = [model.get("target"), model.get("method")];
+    const map = mapAt(model, view, t, m);
+    const line = { label: labelOf(model, view, m), map, colour: view.colours[m], call: callOf(model, view, m) };
+    pressed.disabled = true;
+    current.removed = (curve) => {
+      pressed.disabled = false;
+      finished();
+      const known = (view.curves[t] ?? []).filter(({ label }) => label !== line.label);
+      view.curves[t] = [...known, { ...line, curve }];
+      const removed = removal(view, t);
+      const of = modelOf(removed);
+      of.set("method", removed.methods.length - 1);
+      cleanups.push(render({ model: of.with({ show: ["deletion"] }), el }));
+      play(el, of, removed);
+    };
+    say("Removing patches …", 0);
+    const order = highestFirst(map);
+    worker.postMessage({ id: turn, pixels: read.pixels, target: view.targets[t], order, steps: STEPS });
   }
 
   return { current: () => current, mapAt };
@@ -195,6 +231,9 @@ export function photoOf({ name, read }, first, about) {
     light: true, // its maps follow α
     error: 0,
     fractions: [0],
+    note: `The model's weights are rounded to ${about.bits} bits, so Python's maps differ a little.`,
+    fill: about.mean.map((x) => Math.round(255 * x)), // what zero in normalised space looks like
+    curves: [], // of each class: what was computed so far
     variant: 0,
     targets: [],
     words: [],
@@ -229,6 +268,37 @@ export function photoOf({ name, read }, first, about) {
 }
 
 const imageSize = ({ image_size: [a, b] }) => (a === b ? a : `(${a}, ${b})`);
+
+const labelOf = (model, photo, m) =>
+  photo.methods[m] + (photo.follows[m] ? `, α = ${model.get("alpha")}${m ? `, ${VARIANTS[photo.variant]}` : ""}` : "");
+const callOf = (model, photo, m) => photo.calls[m] + (photo.follows[m] ? `, alpha=${model.get("alpha")}` : "");
+
+// A photo of one class, with the deletion curves that are known, for the explorer's own panel.
+function removal(photo, t) {
+  const known = photo.curves[t];
+  return {
+    ...photo,
+    targets: [photo.targets[t]],
+    words: [photo.words[t]],
+    target_names: [photo.target_names[t]],
+    fractions: Array.from({ length: STEPS + 1 }, (_, k) => k / STEPS),
+    methods: known.map(({ label }) => label),
+    colours: known.map(({ colour }) => colour),
+    calls: known.map(({ call }) => call),
+    follows: known.map(() => null),
+    map: (_, i) => known[i].map,
+    curve: (_, i) => known[i].curve,
+  };
+}
+
+// Which curve's patches are shown, and how many are gone.
+function play(el, model, photo) {
+  const method = select("order by", photo.methods, model, "method");
+  const step = range("steps", 0, STEPS, model, "step");
+  model.on("change:step", () => (step.lastChild.value = model.get("step")));
+  el.before(el.previousElementSibling?.matches(".gmar-removed") ? "" : h("div", { class: "gmar-buttons gmar-removed" }));
+  el.previousElementSibling.replaceChildren(method, step);
+}
 
 // A map of any method, at the settings of the model.
 export function mapAt(model, photo, t, m) {

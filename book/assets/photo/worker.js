@@ -11,7 +11,7 @@ let latest = 0;
 onmessage = async ({ data }) => {
   latest = data.id;
   try {
-    await (data.graph ? load(data) : explain(data));
+    await (data.graph ? load(data) : data.order ? remove(data) : explain(data));
   } catch (error) {
     postMessage({ id: data.id, kind: "error", message: String(error?.message ?? error) });
   }
@@ -41,7 +41,7 @@ async function explain({ id, photo, targets }) {
   const { w, h, left, top, columns, rows } = geometry(full.width, full.height, about);
   const crop = [left / w, top / h, (left + columns) / w, (top + rows) / h];
   const picture = shown.transferToImageBitmap();
-  postMessage({ id, kind: "photo", picture, crop, width, height }, [picture]);
+  postMessage({ id, kind: "photo", picture, crop, width, height, pixels }, [picture]);
 
   let first = null;
   for (let k = 0; k < targets && id === latest; k++) {
@@ -55,7 +55,26 @@ async function explain({ id, photo, targets }) {
     const found = mapsOf(out, k === 0);
     const ids = { target: first.order[k], probability: first.probabilities[first.order[k]] };
     postMessage({ id, kind: "class", index: k, ...ids, ...found, ms: performance.now() - began });
-    await new Promise((resolve) => setTimeout(resolve)); // another photo may have come
+    await breath();
+  }
+}
+
+const breath = () => new Promise((resolve) => setTimeout(resolve)); // another photo may have come
+
+// The target's probability while patches vanish (0 in normalised space), equal numbers a step, in the map's order.
+async function remove({ id, pixels, target, order, steps }) {
+  const [height, width] = about.image_size;
+  const [R, C] = about.grid;
+  const probabilities = [];
+  for (let step = 0; step <= steps && id === latest; step++) {
+    const gone = new Set(order.slice(0, Math.round((step * order.length) / steps)));
+    const left = pixels.map((value, k) => {
+      const row = Math.floor(((Math.floor(k / width) % height) * R) / height);
+      return gone.has(row * C + Math.floor(((k % width) * C) / width)) ? 0 : value;
+    });
+    probabilities.push(softmax((await run(left, target)).logits)[target]);
+    postMessage({ id, kind: "removed", share: step / steps, probabilities: step === steps ? probabilities : null });
+    await breath();
   }
 }
 

@@ -101,7 +101,8 @@ export async function render({ model, el }) {
     copied.textContent = "";
     note.textContent = main.code
       ? ""
-      : `The page keeps ${photo.light ? "these maps in two bytes a number" : "attention in one byte an entry"}. ` +
+      : photo.note ??
+        `The page keeps ${photo.light ? "these maps in two bytes a number" : "attention in one byte an entry"}. ` +
         `That moves the maps by at most ${(100 * photo.error).toFixed(photo.light ? 3 : 1)} % of their range.`;
     el.dataset.checksum = checksum(state.map).toFixed(7);
     el.dataset.ms = (performance.now() - began).toFixed(2);
