@@ -11,7 +11,7 @@ from torch import nn
 from ..capture import Trace, trace
 from ..capture.checks import check_model, check_pixel_values, out_of_memory
 from ..capture.target import parse_target
-from ..photo import minmax, resize, symmetric
+from ..photo import minmax, resize
 from . import activation, baselines, layerwise, perturbation, propagation, weighting
 
 
@@ -171,7 +171,8 @@ def scaled(maps: torch.Tensor, method: Method | None = None, signed: bool = Fals
         signed: True gives [−1, 1], divided by each map's largest absolute value; False gives [0, 1], min–max.
     """
     if signed:
-        return symmetric(maps)
+        maps = maps.float()
+        return maps / maps.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
     return minmax(maps.relu() if method and method.signed else maps)
 
 
