@@ -227,6 +227,13 @@ def test_methods_and_options_are_checked_before_anything_runs(vit, passes, metho
     assert counts["forward"] == 0
 
 
+@pytest.mark.parametrize("alpha", [-1, float("nan"), float("inf"), 1e308, 1e39, "1", None, [1]])
+@pytest.mark.parametrize("method", ["gmar", "rollout"])
+def test_alpha_is_a_number_that_a_map_can_hold(vit, method, alpha):
+    with pytest.raises(ValueError, match="alpha must be a number"):
+        vit.explain(PHOTO, method, alpha=alpha)
+
+
 @pytest.mark.parametrize("method", [m.name for m in METHODS.values() if m.signed])
 def test_signed_methods_show_what_speaks_for_the_class_or_with_signed_both(vit, method):
     x = vit.preprocess(PHOTO)
