@@ -139,7 +139,7 @@ def _check(attentions, weights, alpha, variant):
     if variant not in VARIANTS:
         raise ValueError(f"variant must be one of {', '.join(VARIANTS)}; got {variant!r}.")
     if not isinstance(alpha, numbers.Real | torch.Tensor) or not 0 <= alpha <= ALPHA_MAX:
-        raise ValueError(f"alpha must be a number from 0 to {ALPHA_MAX:g}, got {alpha!r}.")
+        raise ValueError(f"alpha must be a finite number from 0 to {ALPHA_MAX:g}, got {alpha!r}.")
     if len(attentions) != len(weights):
         raise ValueError(f"{len(attentions)} layers of attention, but weights for {len(weights)}.")
     return float(alpha)

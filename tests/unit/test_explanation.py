@@ -230,7 +230,7 @@ def test_methods_and_options_are_checked_before_anything_runs(vit, passes, metho
 @pytest.mark.parametrize("alpha", [-1, float("nan"), float("inf"), 1e308, 1e39, "1", None, [1]])
 @pytest.mark.parametrize("method", ["gmar", "rollout"])
 def test_alpha_is_a_number_that_a_map_can_hold(vit, method, alpha):
-    with pytest.raises(ValueError, match="alpha must be a number"):
+    with pytest.raises(ValueError, match="alpha must be a finite number"):
         vit.explain(PHOTO, method, alpha=alpha)
 
 
