@@ -1,7 +1,7 @@
 """What a faithfulness score costs: insertion + deletion against plain forwards, Quantus and a loop as RISE writes it.
 
-Every contestant runs in float32; plain forwards, ours and Quantus again in the precision that `evaluate` chooses on this
-processor, the peers under autocast to the same: nobody is crippled. Every repetition times all contestants one after
+Every contestant runs in float32; plain forwards, ours and Quantus again in the precision that `evaluate` chooses here,
+the peers under autocast to the same: nobody is crippled. Every repetition times all contestants one after
 the other, and each ratio is taken within its repetition, so a machine that is busy or slows down moves all sides.
 `--clock cpu` counts processor time in place of wall time, for a machine that is shared. Writes
 book/results/bench_metrics.csv and its provenance.
