@@ -40,8 +40,8 @@ def layer_maps(trace: Trace, pool: str = "model") -> torch.Tensor:
         depth, batch = len(recorder.attentions), len(pixel_values)
         if len(logits) != depth * batch:
             raise ValueError(
-                f"LeGrad has the head of {type(trace.model).__name__} read all {depth} layers as one batch, and it gives "
-                f"{len(logits)} rows for {depth} × {batch}. Use another method, such as gmar."
+                f"LeGrad has the head of {type(trace.model).__name__} read all {depth} layers as one batch, and it "
+                f"gives {len(logits)} rows for {depth} × {batch}. Use another method, such as gmar."
             )
         trace.score(recorder, logits[-batch:])  # the last layer's are the model's own
         against = None if trace.against is None else trace.against.repeat(depth)
