@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gmar_utils.evaluation.run import DEFAULT_METHODS
+from gmar_utils.evaluation import DEFAULT_METHODS
 from gmar_utils.teaching.results import claims, readings
 
 ROOT = Path(__file__).parents[2]
