@@ -33,8 +33,8 @@ class Trace:
     """
 
     def __init__(self, model=None, pixel_values=None, wanted=None, layout=(None, None), graph=True, **seen):
-        """`trace` makes one of a model: wanted is its target, layout P and (R, C) as given. Without a model, `seen` holds
-        the attributes above, and "gradients"."""
+        """`trace` makes one of a model: wanted is its target, layout P and (R, C) as given. Without a model, `seen`
+        holds the attributes above, and "gradients"."""
         self.model, self.pixel_values = model, pixel_values
         self.layout, self._wanted, self._keeps_graph, self._graph = layout, wanted, graph, None
         self.__dict__ |= seen if model is not None else {"against": None} | seen

@@ -11,7 +11,7 @@ from torch import nn
 from ..capture import Trace, trace
 from ..capture.checks import check_model, check_pixel_values, out_of_memory
 from ..capture.target import parse_target
-from ..photo import minmax, resize, symmetric
+from ..photo import minmax, resize
 from . import activation, baselines, layerwise, perturbation, propagation, weighting
 
 
@@ -136,8 +136,6 @@ def explain_many(
     """{label: name or callable} → {label: maps}, as `explain`; one trace serves every map."""
     check_model(model)
     pixel_values = check_pixel_values(pixel_values, model)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
     methods = {label: bind(method) for label, method in methods.items()}
     target = parse_target(target, len(pixel_values))
     known = {label: registered(f) for label, f in methods.items()}
@@ -173,12 +171,15 @@ def scaled(maps: torch.Tensor, method: Method | None = None, signed: bool = Fals
         signed: True gives [−1, 1], divided by each map's largest absolute value; False gives [0, 1], min–max.
     """
     if signed:
-        return symmetric(maps)
+        maps = maps.float()
+        return maps / maps.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
     return minmax(maps.relu() if method and method.signed else maps)
 
 
 def in_batches(function, total, size):
     """[function(slice)] over `total` images, `size` at a time; half as many whenever memory runs out, down to 1."""
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(f"batch_size must be a whole number of at least 1, got {size!r}.")
     results, start = [], 0
     while start < total:
         step = min(size, total - start)
