@@ -1,6 +1,5 @@
 """Every map against a slow implementation of its own, for every family; planted truth; properties."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -311,7 +310,8 @@ def test_occlusion_finds_the_patch_that_the_class_needs():
     """A classifier that counts bright pixels in one square: nothing else is missed when it is hidden."""
     model, x = build("vit"), images("vit")
     model.forward = lambda pixels: SimpleNamespace(logits=pixels[:, :1, 16:32, :16].mean((2, 3)).repeat(1, 5))
-    seen = replace(trace(build("vit"), x, 2), model=model, logits=model(x).logits)
+    seen = trace(build("vit"), x, 2)
+    seen.model, seen.logits = model, model(x).logits
     scores = seen.patches(METHODS["occlusion"].function(seen))
     wanted = torch.zeros(2, 4, 4)
     wanted[:, 2:, :2] = x[:, :1, 16:32, :16].mean((2, 3))[:, :, None]
@@ -328,6 +328,14 @@ def test_one_trace_serves_many_maps():
         torch.testing.assert_close(
             many[label], explain(model, x, method, upsample=False, **options), atol=1e-5, rtol=0, msg=label
         )
+
+
+def test_legrad_of_means_does_not_change_what_is_explained():
+    model, x = build("vit"), images("vit", 8)
+    seen = trace(model, x, lazy=True)
+    METHODS["legrad"].function(seen, pool="mean")
+    torch.testing.assert_close(seen.logits, trace(model, x).logits)
+    assert torch.equal(seen.target, model(x).logits.argmax(1))
 
 
 def test_layer_maps_average_to_legrad():
