@@ -6,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from bs4 import BeautifulSoup
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "_ext"))
@@ -67,17 +66,16 @@ def test_docstrings_keep_their_columns():
     assert lines[1:] == ["", ".. code-block:: none", "", "   photo   a path", "   map     (r, c)", ""]
 
 
-@pytest.mark.parametrize("label", ["</SCRIPT >", "</script>", "<!-- <script>", "a < b", "$x$", "\\u003c\\\\", "</Script\n>"])
+NASTY = ["</SCRIPT >", "</script>", "<!-- <script>", "a < b", "$x$", "\\u003c\\\\", "</Script\n>"]
+
+
+@pytest.mark.parametrize("label", NASTY)
 def test_a_label_cannot_end_the_saved_widgets(label):
-    """A browser finds the end of the element where it is, and the JSON in it says what it said before."""
+    """Nothing in the JSON can end its script element or open a comment in it, and it says what it said before."""
     state = {"state": {"1": {"labels": [label], label: 1}}}
     body = json.dumps(state).replace("</script>", r"<\/script>")  # as myst-nb writes it
-    attributes = {"type": "application/vnd.jupyter.widget-state+json", "body": body}
-    script = SimpleNamespace(attributes=attributes)
+    script = SimpleNamespace(attributes={"type": "application/vnd.jupyter.widget-state+json", "body": body})
     plain = SimpleNamespace(attributes={"body": "if (a < b) run()"})
     book.escape_widget_state(None, "p", "p.html", {"script_files": [script, plain, "plain.js"]}, None)
-    page = f'<script type="x">{attributes["body"]}</script><p>after</p>'
-    found = BeautifulSoup(page, "html.parser")
-    assert len(found.find_all("script")) == 1 and found.p.text == "after" and "<" not in attributes["body"]
-    assert json.loads(found.script.string) == state
+    assert "<" not in script.attributes["body"] and json.loads(script.attributes["body"]) == state
     assert plain.attributes["body"] == "if (a < b) run()"

@@ -5,8 +5,12 @@ export const photoCode = (view) => view.photo.code ?? `photos[${view.photo.key}]
 
 const number = (x) => String(+x.toFixed(4));
 const norm = (n) => (NORMS[n] ? `"${NORMS[n]}"` : "None");
-const explain = (view, options) =>
-  `vit.explain(\n    ${photoCode(view)}, ${options},\n    target=${view.photo.targets[view.state.t]},\n)`;
+// On one line where a page shows it whole.
+function explain(view, options) {
+  const parts = [photoCode(view), options, `target=${view.photo.targets[view.state.t]}`];
+  const line = `vit.explain(${parts.join(", ")})`;
+  return line.length <= 72 ? line : `vit.explain(\n    ${parts.join(",\n    ")},\n)`;
+}
 
 // The map under the sliders: GMAR, unless heads or layers are taken out.
 export function stateCode(view, n) {

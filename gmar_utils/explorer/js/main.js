@@ -75,7 +75,7 @@ export async function render({ model, el }) {
   // a notebook's own address would not bring these pictures back
   const published = document.querySelector('script[type="application/vnd.jupyter.widget-state+json"]') !== null;
   copyLink.hidden = !published;
-  el.classList.add("gmar");
+  el.classList.add("gmar", "mathjax_ignore", "tex2jax_ignore"); // a label with dollar signs is no formula
   el.replaceChildren(
     ...parts.map((part) => part.el),
     live,

@@ -3,9 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap
 
-from gmar_utils.evaluation.summary import COLUMNS
+from gmar_utils.evaluation.measures import COLUMNS
 
 HOLDS, NOT, OPEN = "holds here", "does not hold here", "cannot be told"
 ENOUGH = 100  # images; with fewer no verdict is given
@@ -121,18 +120,6 @@ CLAIMS = {
         (Part("cost", "time", "gmar", "rollout"), Part("cost", "time", "twice rollout", "gmar"))),
     **{k: v for job in ("voc2012", "shapes", "shapes-two") for k, v in _localization(job).items()},
 }  # fmt: skip
-
-
-def interval(values, seed=0, resamples=5000):
-    """Mean and 95 % percentile bootstrap interval of (n,) values; those that are not defined (NaN) are left out."""
-    values = np.asarray(values, dtype=float)
-    values = values[np.isfinite(values)]
-    if len(values) < 2 or np.ptp(values) == 0:
-        mean = float(values.mean()) if len(values) else np.nan
-        return mean, mean, mean
-    found = bootstrap((values,), np.mean, n_resamples=resamples, method="percentile", rng=np.random.default_rng(seed),
-                      batch=max(1, 4_000_000 // len(values)))  # fmt: skip
-    return float(values.mean()), *map(float, found.confidence_interval)
 
 
 def verdict(low, high, threshold=0.0, images=ENOUGH):

@@ -5,7 +5,6 @@ are means, 95 % intervals and verdicts. `--small` takes few images and writes be
 """
 
 import argparse
-import contextlib
 import functools
 import itertools
 import json
@@ -19,18 +18,23 @@ from tqdm import tqdm
 from transformers import ViTConfig, ViTForImageClassification
 
 from gmar_utils import METHODS, data, explain, explain_many, load_model, metrics, trace
-from gmar_utils.evaluation import run as engine
+from gmar_utils.evaluation import DEFAULT_METHODS
+from gmar_utils.evaluation.measures import BASELINE, COLUMNS, FAITHFULNESS, checked_options
+from gmar_utils.evaluation.provenance import provenance, weights_sha256
+from gmar_utils.evaluation.run import evaluate
+from gmar_utils.evaluation.summary import interval, summarize
+from gmar_utils.evaluation.variants import twins
 from gmar_utils.methods import bind
 from gmar_utils.methods.weighting import head_weights
 
 from . import readings
-from .claims import CLAIMS, ENOUGH, OPEN, interval, overall, verdict
+from .claims import CLAIMS, ENOUGH, OPEN, overall, verdict
 
 RESULTS = Path(__file__).parents[3] / "book/results"  # of a copy of the project; the installed package holds no tables
 WORK = RESULTS.parents[1] / "_build/results"
 SEED = 0
 LABEL = {"target": "label"}
-GMAR = {k: m for k, m in engine.DEFAULT_METHODS.items() if k.startswith("gmar")}
+GMAR = {k: m for k, m in DEFAULT_METHODS.items() if k.startswith("gmar")}
 
 
 class Run:
@@ -45,10 +49,8 @@ class Run:
         return min(n, self.most or n)
 
     def evaluate(self, folder, vit, records, **options):
-        """Rows and summary of `gmar_utils.evaluate`; on a CPU the metric forwards may run in bfloat16."""
-        half = self.precision == "bfloat16"
-        with torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext():
-            return engine.evaluate(vit, records, self.work / folder, seed=SEED, **options)
+        """`gmar_utils.evaluate` in a folder of this job."""
+        return evaluate(vit, records, out=self.work / folder, seed=SEED, precision=self.precision, **options)
 
     def rows(self, job, rows):
         """Keep a job's rows of single images for the claims."""
@@ -58,11 +60,11 @@ class Run:
     def save(self, name, frame, vit=None, started=None, **about):
         """A table and its provenance."""
         if vit is not None:
-            about |= {"model": vit.name, "weights_sha256": engine.weights_sha256(vit)}
+            about |= {"model": vit.name, "weights_sha256": weights_sha256(vit)}
         about |= {"seed": SEED, "wall_time_s": round(time.perf_counter() - started)}
         self.out.mkdir(parents=True, exist_ok=True)
         frame.to_csv(self.out / f"{name}.csv", index=False, float_format="%.4f")
-        (self.out / f"{name}.json").write_text(json.dumps(engine.provenance(**about), indent=1) + "\n")
+        (self.out / f"{name}.json").write_text(json.dumps(provenance(**about), indent=1) + "\n")
         print(f"{self.out.name}/{name}.csv: {len(frame)} lines, {about['wall_time_s']} s", flush=True)
 
     def cards(self, folder):
@@ -89,7 +91,7 @@ MODELS = {"tiny-imagenet": ("vit-tiny-imagenet", tiny_imagenet), "shapes": ("vit
 
 # Both papers' tables --------------------------------------------------------------------------------------------------
 
-MEASURES = (*engine.FAITHFULNESS, "box")
+METRICS = (*FAITHFULNESS, "box")
 ABOUT_TINY = "Tiny-ImageNet validation, odd rows"
 
 
@@ -97,14 +99,14 @@ def table_faithfulness(run):
     """The GMAR paper's Table 1 on Tiny-ImageNet, every method and variant."""
     started, vit = time.perf_counter(), load_model("vit-tiny-imagenet")
     records, rows = sample(tiny_imagenet(), run.images(1000)), []
-    methods = engine.DEFAULT_METHODS
+    methods = DEFAULT_METHODS
     for first in range(0, len(records), 96):  # a table after each piece, so that a run that is cut off leaves one
         piece = records.select(range(first, min(first + 96, len(records))))
         folder = f"tiny-imagenet/{first:04d}"
-        found = run.evaluate(folder, vit, piece, methods=methods, measures=MEASURES).rows
-        rows.append(found.assign(image=found["image"] + first))
+        found = run.evaluate(folder, vit, piece, methods=methods, metrics=METRICS).rows
+        rows.append(found.assign(image=found["image"] + first, photo=found["photo"] + first))
         run.rows("tiny-imagenet", pd.concat(rows))
-        summary = engine.summarize(pd.concat(rows), methods, engine.DEFAULT_PROTOCOL, SEED)
+        summary = summarize(pd.concat(rows), list(methods), checked_options(), twins(methods), SEED)
         run.save("tiny-imagenet", summary, vit, started, data=ABOUT_TINY, images=first + len(piece),
                  protocol=run.cards(folder), precision=run.precision)  # fmt: skip
 
@@ -116,7 +118,7 @@ def table_localization(run, name, model, records, about, settings):
     for setting, protocol in settings.items():
         folder = name if not parts else f"{name}-{setting}"
         found = run.evaluate(folder, vit, records, protocol=protocol)
-        parts.append(found.summary.assign(setting=setting))
+        parts.append(found.frame().assign(setting=setting))
         cards[setting] = run.cards(folder)
     run.save(name, pd.concat(parts), vit, started, data=about, images=len(records), protocol=cards)
 
@@ -151,8 +153,8 @@ def audit(run, name):
         "released, uniform weights": ("released", {"norm": None}),
         "random": ("random", {}),
     }
-    measures = ("drop", "insertion", "deletion")
-    found = run.evaluate(folder, vit, records, methods=methods, measures=measures,
+    names = ("drop", "insertion", "deletion")
+    found = run.evaluate(folder, vit, records, methods=methods, metrics=names,
                          protocol={"steps": 16, "target": "predicted"})  # fmt: skip
     correlations = [found.rows[["image", "method", "metric", "value"]]]
     for start, pixels in batches(vit, records):
@@ -171,7 +173,7 @@ def audit(run, name):
 def compared(rows, reference):
     """Mean and interval of every method and metric, and of its paired difference from the reference."""
     lines = []
-    for metric, part in rows[rows["method"] != engine.BASELINE].groupby("metric", sort=False):
+    for metric, part in rows[rows["method"] != BASELINE].groupby("metric", sort=False):
         wide = part.pivot(index="image", columns="method", values="value")
         for method in part["method"].unique():
             line = dict(zip(("mean", "low", "high"), interval(wide[method]), strict=True))
@@ -210,7 +212,7 @@ DROPS = ("drop",)
 
 
 def settings():
-    """(factor, value, methods that change, protocol, measures): one factor at a time from METHODS.md's defaults."""
+    """(factor, value, methods that change, protocol, names): one factor at a time from METHODS.md's defaults."""
 
     def rolled(**options):
         product = {"variant": "report"} | options
@@ -249,16 +251,16 @@ def sensitivity(run, name):
     records = sample(records, run.images(200))
     readings.register()
     lines, base = [], None
-    for number, (factor, value, methods, protocol, measures) in enumerate(settings()):
+    for number, (factor, value, methods, protocol, names) in enumerate(settings()):
         folder = f"sensitivity-{name}/{number:02d}"
         protocol = {"steps": 16, "target": "predicted"} | protocol
-        rows = run.evaluate(folder, vit, records, methods=methods, measures=measures, protocol=protocol).rows
-        rows = rows[rows["method"] != engine.BASELINE].assign(metric=rows["metric"].str.removesuffix("_top"))
+        rows = run.evaluate(folder, vit, records, methods=methods, metrics=names, protocol=protocol).rows
+        rows = rows[rows["method"] != BASELINE].assign(metric=rows["metric"].str.removesuffix("_top"))
         base = rows if base is None else base
         same = base[~base["method"].isin(methods) & base["metric"].isin(rows["metric"])]
         rows = pd.concat([rows, same])
         for metric, part in rows[rows["metric"] != "coverage"].groupby("metric", sort=False):
-            wide, sign = part.pivot(index="image", columns="method", values="value"), engine.COLUMNS[metric][1]
+            wide, sign = part.pivot(index="image", columns="method", values="value"), COLUMNS[metric][1]
             for a, b in CONCLUSIONS:
                 mean, low, high = interval(sign * (wide[a] - wide[b]))
                 lines.append({"factor": factor, "value": value, "metric": metric, "a": a, "b": b, "difference": mean,
@@ -310,7 +312,7 @@ def randomization(run):
     pixels = vit.preprocess(list(records["image"]))
     with torch.no_grad():
         target = vit.model(pixels).logits.argmax(1)
-    for label, (method, options) in tqdm(engine.DEFAULT_METHODS.items(), disable=None):
+    for label, (method, options) in tqdm(DEFAULT_METHODS.items(), disable=None):
 
         def explained(model, pixels, method=method, options=options):
             return explain(model, pixels, method, target, **options)
@@ -356,7 +358,7 @@ def cost(run):
     columns = ["model", "method", "ms_per_map", "forwards", "low", "high", "peak_mib", "memory_forwards"]
     run.save("cost", pd.DataFrame(tables, columns=columns), started=started, data="random pixels",
              models="vit-tiny-imagenet: 8 images of 64 × 64; ViT-B/16, random weights: 1 image of 224 × 224",
-             weights_sha256=engine.weights_sha256(load_model("vit-tiny-imagenet")))  # fmt: skip
+             weights_sha256=weights_sha256(load_model("vit-tiny-imagenet")))  # fmt: skip
 
 
 def plain_forward(model, pixels):
@@ -397,7 +399,7 @@ def confidence(run):
 def classes(run):
     """Does the map change with the class? Predicted class against the runner-up and the least probable class."""
     started, vit = time.perf_counter(), load_model("vit-tiny-imagenet")
-    records, methods, parts = sample(tiny_imagenet(), run.images(200)), engine.DEFAULT_METHODS, []
+    records, methods, parts = sample(tiny_imagenet(), run.images(200)), DEFAULT_METHODS, []
     for start, pixels in batches(vit, records):
         with torch.no_grad():
             order = vit.model(pixels).logits.argsort(1, descending=True)
@@ -490,7 +492,7 @@ def main():
     parser.add_argument("jobs", nargs="*", metavar="JOB", help=f"{', '.join(JOBS)} (default: all)")
     parser.add_argument("--small", action="store_true", help="12 images, into _build/results/small")
     parser.add_argument("--images", type=int, help="at most so many images, pairs or repeats for each job")
-    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"],
+    parser.add_argument("--precision", default="auto", choices=["auto", "float32"],
                         help="of the metrics' forward passes (default: %(default)s)")  # fmt: skip
     arguments = parser.parse_args()
     if unknown := set(arguments.jobs) - set(JOBS):
