@@ -28,7 +28,7 @@ _results: dict[str, bool] = {}
 
 
 def exercise(chapter: int, level: str, minutes: int):
-    """Register `check_NAME` as the exercise NAME. It prints one line, never raises on an answer, and notes the result."""
+    """Register `check_NAME` as the exercise NAME. It prints one line, never raises on an answer, notes the result."""
     assert level in LEVELS
 
     def register(test):

@@ -3,7 +3,6 @@
 import html
 import json
 import re
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -14,9 +13,9 @@ from matplotlib.patches import Patch
 
 from gmar_utils.evaluation.summary import title, to_markdown
 
+from . import RESULTS
 from .claims import HOLDS, NOT, OPEN
 
-RESULTS = Path(__file__).parents[3] / "book/results"  # of a copy of the project; the installed package holds no tables
 pd.set_option("display.max_colwidth", None, "display.max_rows", 200)
 
 
@@ -42,9 +41,18 @@ def origin(*names):
     """The provenance of tables, a line each, to show with them."""
     for name in names:
         p = about(name)
-        shown = [f"{name}.csv", p.get("model"), p.get("weights_sha256", "")[:12], p.get("data"),
-                 f"{p['images']} images" if "images" in p else None, p.get("precision"), p["device"], p["date"][:10],
-                 f"commit {p['commit'][:10]}" if p.get("commit") else None, f"{p['wall_time_s']} s"]  # fmt: skip
+        shown = [
+            f"{name}.csv",
+            p.get("model"),
+            p.get("weights_sha256", "")[:12],
+            p.get("data"),
+            f"{p['images']} images" if "images" in p else None,
+            p.get("precision"),
+            p["device"],
+            p["date"][:10],
+            f"commit {p['commit'][:10]}" if p.get("commit") else None,
+            f"{p['wall_time_s']} s",
+        ]
         _small(" · ".join(str(part) for part in shown if part))
 
 
@@ -100,8 +108,10 @@ def parts(source, claim=None):
     """Every measured difference behind the verdicts, with its interval."""
     table = read("claims")
     table = table[(table["source"] == source) & (table["claim"].eq(claim) if claim else True)]
-    text = [_unbroken(f"{r.mean:+.2f} [{r.low:+.2f}, {r.high:+.2f}]") if r.images else "not run"
-            for r in table[["mean", "low", "high", "images"]].itertuples()]  # fmt: skip
+    text = [
+        _unbroken(f"{r.mean:+.2f} [{r.low:+.2f}, {r.high:+.2f}]") if r.images else "not run"
+        for r in table[["mean", "low", "high", "images"]].itertuples()
+    ]
     shown = table.assign(difference=text)
     return shown[["claim", "part", "difference", "images", "verdict"]].reset_index(drop=True)
 
@@ -162,6 +172,9 @@ def weights_help(*names):
     rows = {}
     for name in names:
         part = choices(name).query("pair == 'gmar > uniform'")
-        rows[name.removeprefix("sensitivity-")] = {"better": (part["verdict"] == HOLDS).sum(),
-            "cannot be told": (part["verdict"] == OPEN).sum(), "worse": (part["verdict"] == NOT).sum()}  # fmt: skip
+        rows[name.removeprefix("sensitivity-")] = {
+            "better": (part["verdict"] == HOLDS).sum(),
+            "cannot be told": (part["verdict"] == OPEN).sum(),
+            "worse": (part["verdict"] == NOT).sum(),
+        }
     return pd.DataFrame(rows).T
