@@ -57,15 +57,9 @@ def social_preview(app, pagename, templatename, context, doctree):
         )
 
 
-def plain_docstring(app, what, name, obj, options, lines):
-    """Docstrings are aligned plain text, not reStructuredText: the first paragraph as prose, the rest as it stands."""
-    summary, _, rest = "\n".join(lines).strip().partition("\n\n")
-    parts = summary.split("`")  # text and code in turn; code needs no escape
-    parts[::2] = (re.sub(r"([*|\\_])", r"\\\1", text) for text in parts[::2])
-    lines[:] = "``".join(parts).splitlines()
-    if rest:
-        lines += ["", ".. code-block:: none", "", *("   " + line for line in rest.splitlines())]
-    lines.append("")
+def link_citations(app, what, name, obj, options, lines):
+    """A key such as [jo2025gmar] in a docstring becomes a link to its entry."""
+    lines[:] = [re.sub(r"\[([a-z]+\d{4}[a-z]+)\]", r":cite:p:`\1`", line) for line in lines]
 
 
 def shrink_pictures(app, exception):
@@ -89,7 +83,7 @@ def setup(app):
     app.connect("config-inited", theme_options)
     app.connect("html-page-context", social_preview)
     app.connect("source-read", drop_solutions)
-    app.connect("autodoc-process-docstring", plain_docstring)
+    app.connect("autodoc-process-docstring", link_citations)
     app.connect("build-finished", shrink_pictures)
     app.connect("html-page-context", drop_scripts, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -58,8 +58,8 @@ def test_heavy_pictures_become_light_and_pages_follow(tmp_path):
     assert Image.open(tmp_path / "_images/map.webp").size == (600, 600)
 
 
-def test_docstrings_keep_their_columns():
-    lines = ["Maps of *one* photo, as `to_photo`.", "", "photo   a path", "map     (r, c)"]
-    book.plain_docstring(None, "function", "f", None, None, lines)
-    assert lines[0] == r"Maps of \*one\* photo, as ``to_photo``."
-    assert lines[1:] == ["", ".. code-block:: none", "", "   photo   a path", "   map     (r, c)", ""]
+def test_citation_keys_in_docstrings_become_links():
+    lines = ["GMAR [jo2025gmar].", "Args:", "    maps: Shape (B, R, C), values in [0, 1]; labels [cat, cup]."]
+    book.link_citations(None, "function", "f", None, None, lines)
+    assert lines[0] == "GMAR :cite:p:`jo2025gmar`."
+    assert lines[2] == "    maps: Shape (B, R, C), values in [0, 1]; labels [cat, cup]."

@@ -224,3 +224,15 @@ def test_requirements_are_exact_and_cover_the_package():
         package, low = re.fullmatch(r"([\w-]+)>=([\d.]+)", need).groups()
         assert package in pins, f"{package} is not pinned"
         assert tuple(map(int, re.findall(r"\d+", pins[package])[:2])) >= tuple(map(int, low.split("."))), need
+
+
+def test_the_lowest_versions_are_those_that_the_package_admits():
+    """`make compat` tests what pyproject.toml promises."""
+    import tomllib
+
+    pins = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "tests/compat/lowest.txt").read_text(), re.M))
+    newest = set(re.findall(r"^([\w-]+)", (ROOT / "tests/compat/newest.txt").read_text(), re.M))
+    for need in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]:
+        package, low = re.fullmatch(r"([\w-]+)>=([\d.]+)", need).groups()
+        assert f"{pins[package]}.".startswith(f"{low}."), need
+        assert package in newest

@@ -11,7 +11,7 @@ from IPython.display import HTML, Markdown, display
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
-from gmar_utils.evaluation.summary import title, to_markdown
+from gmar_utils.evaluation.summary import COLUMNS, title, to_markdown
 
 from . import RESULTS
 from .claims import HOLDS, NOT, OPEN
@@ -178,3 +178,30 @@ def weights_help(*names):
             "worse": (part["verdict"] == NOT).sum(),
         }
     return pd.DataFrame(rows).T
+
+
+# The verdict on the head weights: its words stand on several pages, and a test compares them with this table ----------
+
+ASKED = {  # question: (tables, metrics); GMAR minus itself at equal weights, paired over pictures
+    "faithful, on photos": (("tiny-imagenet",), ("average_drop", "average_drop_top", "insertion", "deletion")),
+    "in the object's box, on photos": (("tiny-imagenet",), ("pointing_game", "energy_in_box")),
+    "on the object, on drawn shapes": (("shapes", "shapes-two"), ("average_precision",)),
+}
+
+
+def balance():
+    """What head weights buy: for each question, how many paired intervals of all GMAR variants lie on either side of
+    zero, and the largest difference."""
+    lines = []
+    for question, (names, metrics) in ASKED.items():
+        table = pd.concat([read(name) for name in names])
+        table = table[table["twin"].notna() & table["metric"].isin(metrics)]
+        sign = table["metric"].map(lambda m: COLUMNS[m][1])
+        ends = pd.concat([table["difference_low"] * sign, table["difference_high"] * sign], axis=1)
+        better, worse = (ends > 0).all(axis=1).sum(), (ends < 0).all(axis=1).sum()
+        far = table.iloc[table["difference"].abs().argmax()]
+        size, low, high = far[["difference", "difference_low", "difference_high"]]
+        shown = f"{title(far['metric'])}: {size:+.1f} [{low:+.1f}, {high:+.1f}]"
+        counts = {"better": better, "cannot be told": len(table) - better - worse, "worse": worse}
+        lines.append({"question": question} | counts | {"largest difference": _unbroken(shown)})
+    return pd.DataFrame(lines).set_index("question").rename_axis(None)
