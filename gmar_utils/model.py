@@ -1,34 +1,38 @@
-"""Models: bundled checkpoints, folders, hub ids and plain modules, with the preprocessing each was trained with."""
+"""A classifier with its preprocessing and its words: what it says of a photo, and why."""
 
-import inspect
-import math
-import warnings
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from PIL import Image
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoImageProcessor, AutoModelForImageClassification, BitImageProcessorPil, ViTImageProcessorPil
 
-from .capture.layout import vision_config
-from .photo import read_photo, to_photo
+from . import checkpoint
+from .capture import probability, trace
+from .capture.layout import logits_of
+from .checkpoint import bundled
+from .explanation import Explanation
+from .memory import check_fits
+from .methods.registry import METHODS, bind
+from .photo import as_list, is_one, minmax, prepare, read_photo, resize, to_photo
 
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
-
-
-def bundled() -> list[str]:
-    """Names of the checkpoints that come with the package."""
-    return sorted(p.parent.name for p in CHECKPOINTS.glob("*/config.json"))
+__all__ = ["Explanation", "Vit", "bundled", "load_model"]
 
 
 @dataclass(frozen=True)
 class Vit:
-    """A model in eval mode with its preprocessing and its label words (index = class id)."""
+    """A model in eval mode with its preprocessing and its label words.
+
+    Attributes:
+        model: the classifier itself; goes in wherever a `model` does.
+        processor: what prepares a photo for it.
+        labels: the words of class 0, 1, …; empty for a model without any.
+        name: what it was loaded as.
+    """
 
     model: nn.Module
     processor: object
@@ -41,162 +45,312 @@ class Vit:
 
     @property
     def channels(self) -> int:
-        return getattr(vision_config(self.model), "num_channels", 3)
+        return checkpoint.channels_of(self.model)
+
+    # --- photos in, maps back
 
     def preprocess(self, images, window: tuple[float, float] | None = None) -> torch.Tensor:
-        """Pixel values (B, channels, height, width), float32, on the model's device.
+        """Pixel values (B, channels, height, width) on the model's device, float32 (or in the model's own dtype).
 
-        images  one picture or a list: path, PIL image or array (see `photos.read_photo`, also for `window`)"""
-        photos = [read_photo(i, self.channels, window) for i in _as_list(images)]
-        arrays = [np.asarray(p)[..., None] if self.channels == 1 else np.asarray(p) for p in photos]
-        batch = self.processor(arrays, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
-        return batch.to(self.device, torch.float32)
+        Args:
+            images: one picture or several: path, PIL image, array or tensor (see `photo.read_photo`), or any iterable.
+            window: values shown as black and white in 16-bit and float pictures.
+
+        Raises:
+            ValueError, TypeError, FileNotFoundError: For what is no picture, naming it.
+        """
+        photos = [read_photo(i, self.channels, window) for i in as_list(images)]
+        prepared = [self._prepare(photo) for photo in photos]
+        if len({p.shape for p in prepared}) > 1:
+            raise ValueError(
+                "The processor makes values of different shapes of these photos "
+                f"({', '.join(sorted({str(tuple(p.shape[2:])) for p in prepared}))}), which are no batch. Pass one photo "
+                "at a time, or explain() with the whole list."
+            )
+        return torch.cat(prepared)
+
+    def _prepare(self, photo) -> torch.Tensor:
+        pixels = np.asarray(photo)
+        values = prepare(self.processor, pixels[..., None] if pixels.ndim == 2 else pixels)
+        return values.to(self.device, next(self.model.parameters()).dtype)
 
     def to_photo(self, maps: torch.Tensor, images) -> list[torch.Tensor]:
-        """Maps (B, r, c) → a list of float32 (height, width), on each photo's own pixels; NaN outside the crop."""
-        sizes = [read_photo(i, window=(0, 1)).size[::-1] for i in _as_list(images)]
+        """Maps (B, r, c) → B tensors (height, width), float32, on each photo's own pixels; NaN outside the crop.
+
+        Raises:
+            ValueError: When it is not known where the processor looks in a photo.
+        """
+        sizes = [np.asarray(read_photo(i, self.channels, (0, 1))).shape[:2] for i in as_list(images)]
         return to_photo(maps, sizes, self.processor)
+
+    # --- words
 
     def label(self, target: int) -> str:
         """The first of the class's words, or 'class 7' for a model without label words."""
+        if target < 0:
+            raise IndexError(f"Classes are counted from 0; got {target}.")
         return self.labels[target].split(",")[0] if target < len(self.labels) else f"class {target}"
+
+    def class_id(self, word: str | int) -> int:
+        """The id of a class from one of its label words ("tabby"), whatever their case, or from its number.
+
+        A label that is a number itself wins over the number of a class.
+
+        Raises:
+            ValueError: When no label, or more than one, has this word; it names those near it.
+            IndexError: For a number outside of the model's classes.
+        """
+        if isinstance(word, str):
+            text = word.strip().lower()
+            words = [[w.strip().lower() for w in label.split(",")] for label in self.labels]
+            found = [i for i, w in enumerate(words) if text in (*w, self.labels[i].lower())]
+            if len(found) == 1:
+                return found[0]
+            number = text.removeprefix("-")
+            if found or not (number.isascii() and number.isdecimal()):
+                raise ValueError(self._no_label(word, found))
+            word = int(text)
+        elif isinstance(word, bool) or not hasattr(word, "__index__"):
+            raise TypeError(f"A class is a label word or a whole number, got {word!r}.")
+        word = int(word)
+        if word < 0 or self.labels and word >= max(len(self.labels), 2):  # one label can stand for two classes
+            top = max(len(self.labels), 2) - 1
+            raise IndexError(f"target {word} is outside the model's classes 0 to {top if self.labels else 'K − 1'}.")
+        return word
+
+    def _no_label(self, word, found):
+        if found:
+            which = ", ".join(f"{i} ({self.labels[i]})" for i in found[:5])
+            return f"{len(found)} classes have the label {word!r}: {which}. Pass one of the numbers."
+        near = [self.label(i) for i, text in enumerate(self.labels) if word.strip().lower() in text.lower()][:5]
+        if not near:
+            import difflib
+
+            by_word = {w.strip().lower(): i for i, text in enumerate(self.labels) for w in text.split(",")}
+            near = [self.label(by_word[w]) for w in difflib.get_close_matches(word.lower(), by_word, 3, 0.75)]
+        hint = f"; near it: {', '.join(near)}." if near and word.strip() else "; all of them: .labels, or gmar info MODEL."
+        return f"The model has no label {word!r}{hint}"
+
+    # --- what it says, and why
+
+    def predict(self, images, top: int = 5, *, window: tuple[float, float] | None = None, batch_size: int = 32):
+        """The likeliest classes of each picture.
+
+        Args:
+            images: one picture or several, as `preprocess` takes them.
+            top: classes a picture.
+            window: as in `preprocess`.
+            batch_size: pictures in a forward pass.
+
+        Returns:
+            A DataFrame with the columns file, rank (from 1), label, class_id and probability (NaN for regression).
+        """
+        import pandas as pd
+
+        if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+            raise ValueError(f"top must be a whole number of at least 1, got {top!r}.")
+        images = as_list(images)
+        photos = [read_photo(i, self.channels, window) for i in images]
+        rows = []
+        for values, part in self._batches(photos, batch_size):
+            with torch.inference_mode():
+                logits = logits_of(self.model(values)).float()
+            self._check_logits(logits)
+            scores = torch.cat([-logits, logits], 1) if logits.shape[1] == 1 else logits  # one logit, two classes
+            ids = scores.topk(min(top, scores.shape[1])).indices
+            for i, chosen, row in zip(part, ids, logits, strict=True):
+                shown = self._probability(row.expand(len(chosen), -1), chosen)
+                file = str(images[i]) if isinstance(images[i], str | os.PathLike) else f"picture {i}"
+                rows += [(file, r, self.label(k), k, p) for r, (k, p) in enumerate(zip(chosen.tolist(), shown), 1)]
+        return pd.DataFrame(rows, columns=["file", "rank", "label", "class_id", "probability"]).astype({"probability": float})
+
+    def explain(
+        self,
+        images,
+        method: str | Callable = "gmar",
+        target=None,
+        *,
+        window: tuple[float, float] | None = None,
+        batch_size: int = 32,
+        prefix_tokens: int | None = None,
+        grid: tuple[int, int] | None = None,
+        **options,
+    ) -> Explanation | list[Explanation]:
+        """Why the model says what it says: class, probability and map of each picture from one pass.
+
+        Args:
+            images: one picture or several, as `preprocess` takes them.
+            method: a key of METHODS, or a callable trace → token scores (B, N), also a `functools.partial`.
+            target: None (the predicted class); a class id or a label word; a tuple (a, b) of two, the contrast
+                y_a − y_b; or a list with one entry for each picture.
+            window: as in `preprocess`.
+            batch_size: pictures in a pass.
+            prefix_tokens: P, and
+            grid: (R, C), of a model whose patch embedding does not say them (see `trace`).
+            **options: that method's own.
+
+        Returns:
+            An Explanation; a list of them when several pictures went in.
+
+        Raises:
+            ValueError, TypeError, IndexError: For an unknown method, option or class, and for what is no picture,
+                before anything runs.
+            MemoryError: When the attention of one picture cannot fit.
+        """
+        function = bind(method, **options)
+        photos = [read_photo(i, self.channels, window) for i in as_list(images)]
+        targets = self._targets(target, len(photos))
+        named = partial(Explanation, method=_name_of(method), options=_options_of(method, options))
+        results = [None] * len(photos)
+        for values, part in self._batches(photos, batch_size):
+            chosen = [targets[i] for i in part] if isinstance(targets, list) else targets
+            seen = trace(self.model, values, chosen, prefix_tokens, grid)
+            self._check_logits(seen.logits)
+            if seen.grid == (1, 1):
+                raise ValueError(
+                    f"At {values.shape[-2]}×{values.shape[-1]} pixels the model sees one patch: a map of one value says "
+                    "nothing. Use a larger image size."
+                )
+            maps = minmax(seen.patches(function(seen))).cpu()
+            at_input = minmax(resize(maps, values.shape[-2:]))
+            shown = self._probability(seen.logits, seen.target)
+            against = None if getattr(seen, "against", None) is None else seen.against.tolist()
+            for j, (i, a) in enumerate(zip(part, seen.target.tolist(), strict=True)):
+                words = self.label(a) if against is None else f"{self.label(a)} rather than {self.label(against[j])}"
+                results[i] = named(
+                    map=maps[j], photo=_displayed(photos[i]), target=a if against is None else (a, against[j]),
+                    label=words, probability=shown[j], signed=False, _at_input=at_input[j], _processor=self.processor,
+                )  # fmt: skip
+        return results[0] if is_one(images) else results
+
+    def _batches(self, photos, batch_size):
+        """(pixel values, positions) of photos in their order; those of one shape share a batch."""
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
+        values, part = [], []
+        for i, photo in enumerate(photos):
+            prepared = self._prepare(photo)
+            check_fits(self.model, prepared.shape, self.device)
+            if part and (len(part) == batch_size or values[0].shape != prepared.shape):
+                yield torch.cat(values), part
+                values, part = [], []
+            values, part = [*values, prepared], [*part, i]
+        yield torch.cat(values), part
+
+    def _targets(self, target, count):
+        if isinstance(target, tuple):
+            if len(target) != 2:
+                raise ValueError(
+                    f"A tuple is a contrast of two classes (a, b), got {len(target)}; classes for each picture go in a "
+                    "list."
+                )
+            return tuple(self.class_id(t) for t in target)
+        if isinstance(target, list | np.ndarray | torch.Tensor) and np.ndim(target):
+            if len(target) != count:
+                raise ValueError(f"{len(target)} targets for {count} pictures.")
+            return [self.class_id(t.item() if hasattr(t, "item") else t) for t in target]
+        return None if target is None else self.class_id(target.item() if hasattr(target, "item") else target)
+
+    def _probability(self, logits, target):
+        try:
+            return probability(self.model, logits, target).tolist()
+        except ValueError:  # a regression head has none
+            return [None] * len(target)
+
+    def _check_logits(self, logits):
+        if not logits.isfinite().all():
+            raise ValueError(
+                "The model's logits are NaN or infinite, so there is nothing to explain. A model in float16 may have "
+                "overflowed: use bfloat16 or float32."
+            )
+        classes, words = logits.shape[1], len(self.labels)
+        made_up = all(text.startswith("LABEL_") for text in self.labels)  # transformers' own, where none were given
+        if words and not made_up and words not in (classes, 2 * classes if classes == 1 else classes):
+            raise ValueError(
+                f"The model gives {classes} logits, but its configuration has {words} label words, so they would name "
+                "the wrong classes. Correct config.id2label."
+            )
+
+
+def _displayed(photo):
+    return photo if isinstance(photo, Image.Image) else Image.fromarray(np.ascontiguousarray(photo[..., 0]))
+
+
+def _name_of(method):
+    while isinstance(method, partial):
+        method = method.func
+    known = {m.function: m.name for m in METHODS.values()}
+    return method if isinstance(method, str) else known.get(method, getattr(method, "__name__", type(method).__name__))
+
+
+def _options_of(method, options):
+    while isinstance(method, partial):
+        options, method = method.keywords | options, method.func
+    return dict(options)
 
 
 def load_model(
-    model: str | Path | nn.Module,
+    model: str | os.PathLike | nn.Module,
     *,
     processor=None,
-    mean: list[float] | None = None,
-    std: list[float] | None = None,
+    mean=None,
+    std=None,
     size: int | tuple[int, int] | None = None,
     image_size: int | tuple[int, int] | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
 ) -> Vit:
-    """A classifier ready to be explained: eval mode, float32, on the device.
+    """A classifier ready to be explained: in eval mode, on the device, every weight from its file.
 
-    model       a bundled name (`bundled()`), a local folder, a hub id, or a model object
-    processor   an image processor, in place of the checkpoint's own
-    mean, std, size   preprocessing of a checkpoint without a processor file: per channel, and pixels
-    image_size  run at another resolution, int or (height, width), with interpolated position embeddings
-    device      "auto" (a GPU if there is one), or a PyTorch device
+    Args:
+        model: a bundled name (`bundled()`), a folder, a hub id, or a model object of transformers or timm, or any module
+            that returns logits. A model object is used as it is: put into eval mode and on the device, else unchanged.
+        processor: an image processor of transformers in place of the checkpoint's own; a copy of it is used.
+        mean: per channel, and
+        std: per channel, and
+        size: pixels, or (height, width): the preprocessing of a checkpoint without a processor file.
+        image_size: run at another resolution, an int or (height, width), with interpolated position embeddings. `.model`
+            then is a shallow copy, where that needs a hook, which shares the weights of the model object given.
+        device: "auto" (a GPU if there is one), or a PyTorch device.
 
-    Raises ValueError for a checkpoint without a trained classification head, OSError when a name is neither bundled,
-    nor a folder, nor a hub id that answers.
+    Raises:
+        OSError: When a name is neither bundled, nor a folder, nor a hub id that answers, or its files cannot be read.
+        ValueError: When a checkpoint is not whole (a weight missing, NaN or of another shape, no trained head, labels
+            that are not counted from 0, a broken processor file), or the model cannot run at the size.
+        TypeError: For a model or processor that is none.
+        MemoryError: When the attention at `image_size` cannot fit.
     """
+    device = _device(device)
     if isinstance(model, nn.Module):
         name, source, module = type(model).__name__, None, model
+        if next(module.parameters(), None) is None:
+            raise ValueError(f"{name} has no parameters: it is no trained model.")
+    elif isinstance(model, str | Path | os.PathLike) and str(model).strip():
+        name, source, module = str(model), checkpoint.located(model), checkpoint.pretrained(model)
     else:
-        name, source = str(model), CHECKPOINTS / model if str(model) in bundled() else model
-        module = _from_pretrained(source, name)
-    config = getattr(module, "config", None)
+        raise TypeError(f"A model is a bundled name ({', '.join(bundled())}), a folder, a hub id or a module; got {model!r}.")
+    checkpoint.check_weights(module, name)
+    labels, channels = checkpoint.label_words(module), checkpoint.channels_of(module)
     if processor is None:
-        processor = _processor(source, vision_config(module), mean, std, size)
+        processor = checkpoint.image_processor(source, module, mean, std, size)
+    processor = checkpoint.own_copy(processor)
+    shape = checkpoint.check_processor(processor, channels)
+    module = module.to(device).eval()
     if image_size is not None:
-        _run_at(module, processor, _pair(image_size))
-    if device == "auto":
+        module = checkpoint.at_size(module, processor, checkpoint.pair(image_size))
+    elif source is not None and (error := checkpoint.failure(module, shape)) is not None:
+        raise ValueError(
+            f"{name!r} cannot run on the {shape[2]}×{shape[3]} pixels that its processor makes: {error}. Correct "
+            "config.json or the processor file, or pass size= or image_size=."
+        )
+    return Vit(module, processor, labels, name)
+
+
+def _device(device):
+    if str(device) == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    id2label = getattr(config, "id2label", None) or {}
-    labels = [str(id2label[k]) for k in sorted(id2label)]
-    return Vit(module.to(device).eval(), processor, labels, name)
-
-
-def _from_pretrained(source, name, new_head=False, **options):
-    local = Path(source).is_dir()
-    offline = not local and not _hub_answers(name)  # transformers itself would try again for half a minute
     try:
-        module, info = AutoModelForImageClassification.from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True, local_files_only=local or offline, **options
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        if local:
-            raise OSError(f"The folder {name!r} could not be loaded: {error}") from None
-        reason = "the hub is out of reach and no copy is cached" if offline else str(error).strip().splitlines()[0]
-        raise OSError(
-            f"{name!r} is not a bundled model ({', '.join(bundled())}) nor a local folder, and as a hub id: {reason}."
-        ) from None
-    untrained = [k for k in info["missing_keys"] if "classifier" in k or "head" in k]
-    if untrained and not new_head:
-        raise ValueError(
-            f"{name!r} has no trained classification head ({', '.join(sorted(untrained))} are missing). Take a "
-            "fine-tuned checkpoint, such as facebook/dinov2-small-imagenet1k-1-layer, or fine-tune one: gmar finetune."
-        )
-    return module
-
-
-def _hub_answers(name):
-    try:
-        HfApi().model_info(name, timeout=10)
-    except (HfHubHTTPError, HFValidationError):
-        return True  # it answers 'no such model', or would: let transformers say it
-    except Exception:  # no network, no proxy, a timeout: whatever the HTTP library calls it
-        return False
-    return True
-
-
-def _processor(source, config, mean, std, size):
-    given = {"image_mean": mean, "image_std": std, "size": size}
-    if source is not None and all(v is None for v in given.values()):
-        if getattr(config, "pretrained_cfg", None):
-            return _timm_processor(config.pretrained_cfg)
-        try:
-            return AutoImageProcessor.from_pretrained(source, backend="pil")
-        except (OSError, ValueError):
-            pass  # no processor file: fall through to the configuration's defaults
-    channels = getattr(config, "num_channels", 3)
-    expected = size if size is not None else getattr(config, "image_size", 224)
-    if mean is None or std is None:
-        warnings.warn(
-            "No processor file: pictures are resized to "
-            f"{_pair(expected)} and normalised with mean {mean or 0.5} and standard deviation {std or 0.5}. If the "
-            "model was trained otherwise, pass mean=, std= and size=, or processor=.",
-            stacklevel=3,
-        )
-    height, width = _pair(expected)
-    return ViTImageProcessorPil(
-        size={"height": height, "width": width},
-        image_mean=list(mean) if mean is not None else [0.5] * channels,
-        image_std=list(std) if std is not None else [0.5] * channels,
-    )
-
-
-def _timm_processor(cfg):
-    """timm's own evaluation transform on the PIL path: the shortest side to size / crop_pct, then the centre."""
-    _, height, width = cfg["input_size"]
-    if height != width or cfg.get("crop_mode", "center") != "center":
-        raise ValueError(
-            "Only timm's square centre crop is known here; this model has input_size "
-            f"{cfg['input_size']} and crop_mode {cfg.get('crop_mode')!r}. Pass mean=, std= and size=, or processor=."
-        )
-    return BitImageProcessorPil(
-        size={"shortest_edge": math.floor(height / cfg.get("crop_pct", 0.875))},
-        crop_size={"height": height, "width": width},
-        resample=Image.Resampling[cfg.get("interpolation", "bicubic").upper()],
-        image_mean=list(cfg["mean"]),
-        image_std=list(cfg["std"]),
-    )
-
-
-def _run_at(module, processor, size):
-    height, width = size
-    if getattr(processor, "do_center_crop", False):
-        if processor.size.get("shortest_edge"):
-            scale = min(size) / processor.crop_size["height"]
-            processor.size = {"shortest_edge": round(processor.size["shortest_edge"] * scale)}
-        processor.crop_size = {"height": height, "width": width}
-    else:
-        processor.size = {"height": height, "width": width}
-
-    # every later call of the model interpolates by itself, so that maps and metrics need no extra argument
-    def interpolate(module, args, kwargs):
-        return args, {"interpolate_pos_encoding": True, **kwargs}
-
-    if "interpolate_pos_encoding" in inspect.signature(module.forward).parameters:
-        module.register_forward_pre_hook(interpolate, with_kwargs=True)
-
-
-def _pair(size):
-    return (size, size) if isinstance(size, int) else tuple(size)
-
-
-def _as_list(images):
-    return list(images) if isinstance(images, list | tuple) else [images]
+        device = torch.device(device)
+        torch.empty(0, device=device)
+    except Exception as error:  # PyTorch asserts, raises RuntimeError or NotImplementedError
+        raise ValueError(f"The device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    return device

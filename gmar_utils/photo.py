@@ -1,7 +1,8 @@
-"""Photos in, maps back: reading pictures of every kind, and the geometry of resize and centre crop."""
+"""Photos in, maps back: reading pictures of every kind, what a processor does to them, and the way back."""
 
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,38 +10,86 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+Crop = tuple[int, int, int, int]  # top, left, height, width
+_CHECKED: dict[tuple, str | None] = {}  # (processor, size) → None, or why its geometry is not known
 
-def read_photo(image, channels: int = 3, window: tuple[float, float] | None = None) -> Image.Image:
-    """A picture as the model's own kind of PIL image: RGB, or L for a 1-channel model; turned upright by EXIF.
 
-    image   path, PIL image, or array (height, width[, 1 | 3 | 4]): uint8, uint16 or float
-    window  (low, high): the values shown as black and white in 16-bit and float pictures. Without it floats within
-            [0, 1] are taken as such, and anything else is stretched over its own range, with a warning.
-    Transparent pixels are laid on white. Raises FileNotFoundError or ValueError, naming the file.
+def is_one(images) -> bool:
+    """Whether it is one picture (a path, PIL image, array or tensor), and not several of them."""
+    if isinstance(images, np.ndarray | torch.Tensor):
+        return images.ndim < 4
+    return isinstance(images, str | os.PathLike | Image.Image)
+
+
+def as_list(images) -> list:
+    """The pictures one by one: of one picture, a batch (B, …) in one array or tensor, or any iterable of pictures.
+
+    Raises:
+        TypeError: For what is neither, such as a processor's output.
+        ValueError: When there is no picture in it.
     """
-    name = repr(str(image)) if isinstance(image, str | Path) else "the image"
-    if isinstance(image, str | Path):
-        image = _open(Path(image))
+    if is_one(images):
+        return [images]
+    if isinstance(images, Mapping) or hasattr(images, "pixel_values"):
+        raise TypeError(
+            f"Expected pictures, got a {type(images).__name__}. Values that a processor has prepared go into "
+            "gmar_utils.explain(vit.model, pixel_values)."
+        )
+    if isinstance(images, bytes | bytearray) or not isinstance(images, Iterable):
+        raise TypeError(
+            "Expected a picture (path, PIL image, array or tensor) or several of them, got "
+            f"{type(images).__name__}."
+        )
+    found = list(images)
+    if not found:
+        raise ValueError("Expected at least one picture, got an empty list.")
+    return found
+
+
+def read_photo(image, channels: int = 3, window: tuple[float, float] | None = None) -> Image.Image | np.ndarray:
+    """A picture as the model's own kind: RGB, or L for a 1-channel model; turned upright by EXIF.
+
+    Args:
+        image: path, PIL image, array (height, width[, channels]) or tensor ([channels, ]height, width). Arrays are
+            uint8, uint16 or float; tensors uint8, or float in [0, 1]. Transparent pixels are laid on white.
+        channels: of the model. 1 and 3 give a PIL image; any other number takes pictures of so many channels, as they
+            are, and gives an array (height, width, channels), uint8.
+        window: (low, high), the values shown as black and white in 16-bit and float pictures. Without it floats
+            within [0, 1] are taken as such, and anything else is stretched over its own range, with a warning.
+
+    Raises:
+        FileNotFoundError, ValueError: Naming the file.
+        TypeError: For what is no picture.
+    """
+    if window is not None and not (np.isfinite(window).all() and window[0] < window[1]):
+        raise ValueError(f"window must be two finite numbers (low, high) with low < high, got {window}.")
+    name = repr(str(image)) if isinstance(image, str | os.PathLike) else "the picture"
+    if isinstance(image, str | os.PathLike):
+        image = _open(image)
+    pixels = None
     if isinstance(image, Image.Image):
+        if 0 in image.size:
+            raise ValueError(f"{name} has no pixels: its size is {image.size}.")
         image = ImageOps.exif_transpose(image)
-        deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
-        pixels = np.asarray(image, dtype=np.float64) if deep else None
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            pixels = np.asarray(image, dtype=np.float64)
     else:
-        pixels = np.asarray(image)
-        if pixels.ndim not in (2, 3) or pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4):
-            raise ValueError(f"{name} must be (height, width) or (height, width, 1 | 3 | 4), got {pixels.shape}.")
-        pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
-        if pixels.dtype == np.uint8:
+        pixels = _array(image, channels, name)
+        if pixels.dtype == np.uint8 and (pixels.ndim == 2 or channels in (1, 3)):
             image, pixels = Image.fromarray(pixels), None
-    if pixels is not None:
-        image = Image.fromarray(_to_8_bit(pixels, window, name))
+    if pixels is not None and pixels.dtype != np.uint8:
+        pixels = _to_8_bit(pixels, window, name)
+    if channels not in (1, 3):
+        return _of_channels(np.asarray(image) if pixels is None else pixels, channels, name)
+    image = image if pixels is None else Image.fromarray(pixels)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def _open(path: Path) -> Image.Image:
+def _open(path) -> Image.Image:
+    path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
     if path.is_dir():
@@ -49,44 +98,113 @@ def _open(path: Path) -> Image.Image:
         raise ValueError(f"{str(path)!r} is empty (0 bytes); copy or download it again.")
     try:
         image = Image.open(path)
-        image.load()
+        too_large = Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS
+        if not too_large:
+            image.load()
     except UnidentifiedImageError:
         raise ValueError(f"{str(path)!r} is not a picture in a format that Pillow reads.") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except Image.DecompressionBombError:
+        too_large = True
+    except Exception as error:  # a damaged file ends in whatever its decoder stumbles over
         raise ValueError(f"{str(path)!r} is damaged or cut short ({error}); copy or download it again.") from None
+    if too_large:
+        raise ValueError(
+            f"{str(path)!r} has more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels, which may need gigabytes "
+            "of memory. Scale it down, or raise PIL.Image.MAX_IMAGE_PIXELS in Python."
+        )
     return image
+
+
+def _array(image, channels, name) -> np.ndarray:
+    """Pixels (height, width[, channels]), channels last, of an array or a tensor."""
+    if isinstance(image, torch.Tensor):
+        image = image.detach().cpu()
+        if image.is_floating_point():
+            image = image.float()
+            if image.numel() and not (0 <= image.min() and image.max() <= 1):
+                raise ValueError(
+                    f"{name} is a tensor with values from {image.min():g} to {image.max():g}; a picture in a tensor "
+                    "is uint8, or float in [0, 1]. Values that a processor has prepared go into "
+                    "gmar_utils.explain(vit.model, pixel_values)."
+                )
+        image = image.movedim(0, -1) if image.ndim == 3 else image
+    elif not hasattr(image, "__array__"):
+        raise TypeError(f"A picture is a path, PIL image, array or tensor, got {type(image).__name__}.")
+    pixels = np.asarray(image)
+    if pixels.dtype.kind not in "buif":
+        raise TypeError(f"{name} must hold numbers, got an array of {pixels.dtype}.")
+    taken = (1, 3, 4) if channels in (1, 3) else (channels,)
+    if pixels.ndim not in (2, 3) or pixels.ndim == 3 and pixels.shape[2] not in taken:
+        raise ValueError(
+            f"{name} must be (height, width) or (height, width, {' | '.join(map(str, taken))}), channels last (first "
+            f"in a tensor), got {pixels.shape}."
+        )
+    if 0 in pixels.shape:
+        raise ValueError(f"{name} has no pixels: its shape is {pixels.shape}.")
+    return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+
+
+def _of_channels(pixels, channels, name) -> np.ndarray:
+    if pixels.ndim != 3 or pixels.shape[2] != channels:
+        raise ValueError(
+            f"The model takes pictures of {channels} channels; {name} has {1 if pixels.ndim == 2 else pixels.shape[2]}. "
+            f"Give an array (height, width, {channels})."
+        )
+    return pixels
 
 
 def _to_8_bit(pixels, window, name):
     pixels = pixels.astype(np.float64)
     if not np.isfinite(pixels).all():
         raise ValueError(f"{name} holds NaN or infinite values; replace them first.")
-    if window is None:
-        low, high = float(pixels.min()), float(pixels.max())
-        if 0 <= low and high <= 1:
-            low, high = 0.0, 1.0
-        else:
-            warnings.warn(
-                f"{name} has values from {low:g} to {high:g}; they are stretched from black to white. "
-                "Pass window=(low, high) to choose.",
-                stacklevel=4,
-            )
-    else:
+    if window is not None:
         low, high = window
-        if not low < high:
-            raise ValueError(f"window must be (low, high) with low < high, got {window}.")
+    elif 0 <= pixels.min() and pixels.max() <= 1:
+        low, high = 0.0, 1.0
+    else:
+        low, high = float(pixels.min()), float(pixels.max())
+        warnings.warn(
+            f"{name} has values from {low:g} to {high:g}; they are stretched from black to white. "
+            "Pass window=(low, high) to choose.",
+            stacklevel=4,
+        )
     return (255 * ((pixels - low) / max(high - low, 1e-12)).clip(0, 1)).round().astype(np.uint8)
 
 
-def resized_and_cropped(size: tuple[int, int], processor) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
-    """What `processor` does with a photo of (height, width): the size it resizes to, the crop (top, left, h, w)."""
+def prepare(processor, pixels: np.ndarray) -> torch.Tensor:
+    """Pixel values (1, channels, h, w), float32, that `processor` makes of a picture (height, width, channels), uint8.
+
+    Pillow resizes pictures of one or three channels only; others go through channel by channel."""
+    given = {"return_tensors": "pt", "input_data_format": "channels_last"}
+    channels = pixels.shape[-1]
+    if channels in (1, 3):
+        return processor([pixels], **given)["pixel_values"].float()
+    mean, std = processor.image_mean, processor.image_std
+    single = [
+        processor([pixels[..., c : c + 1]], image_mean=[mean[c]], image_std=[std[c]], **given)["pixel_values"]
+        for c in range(channels)
+    ]
+    return torch.cat(single, 1).float()
+
+
+def resized_and_cropped(size: tuple[int, int], processor) -> tuple[tuple[int, int], Crop]:
+    """What `processor` says it does with a photo of (height, width).
+
+    Returns:
+        The size it resizes to, and the crop (top, left, height, width) that it takes of that.
+    """
     height, width = size
     if getattr(processor, "do_resize", False):
-        target = processor.size
-        if target.get("shortest_edge"):
-            scale = target["shortest_edge"] / min(height, width)
+        target = processor.size or {}
+        if edge := target.get("shortest_edge"):
+            crop_pct = getattr(processor, "crop_pct", None)
+            if crop_pct and edge >= 384:  # ConvNeXt squeezes at this size and crops below it
+                return (edge, edge), (0, 0, edge, edge)
+            scale = (int(edge / crop_pct) if crop_pct else edge) / min(height, width)
             height, width = int(height * scale + 1e-6), int(width * scale + 1e-6)
-        else:
+            if crop_pct:
+                return (height, width), ((height - edge) // 2, (width - edge) // 2, edge, edge)
+        elif target.get("height") and target.get("width"):
             height, width = target["height"], target["width"]
     if not getattr(processor, "do_center_crop", False):
         return (height, width), (0, 0, height, width)
@@ -95,22 +213,91 @@ def resized_and_cropped(size: tuple[int, int], processor) -> tuple[tuple[int, in
     return (height, width), (top, left, crop["height"], crop["width"])
 
 
+def check_geometry(size: tuple[int, int], processor) -> None:
+    """ValueError unless `processor` does with a photo of (height, width) what `resized_and_cropped` says.
+
+    It is asked itself, once for each size: it prepares two ramps, whose grey says from where in the photo it comes."""
+    key = (type(processor).__qualname__, processor.to_json_string(), size)
+    if key not in _CHECKED:
+        try:
+            _CHECKED[key] = _deviation(size, processor)
+        except Exception as error:  # another processor's own words for what it does not take
+            _CHECKED[key] = f"asked, it fails: {error}"
+    if _CHECKED[key] is not None:
+        raise ValueError(
+            f"Where {type(processor).__name__} looks in a photo of {size[0]}×{size[1]} is not known ({_CHECKED[key]}), "
+            "so the map cannot be laid on the photo. Use a processor that resizes and crops the centre, such as "
+            "transformers' ViTImageProcessorPil or BitImageProcessorPil."
+        )
+
+
+def _deviation(size, processor):
+    mean = getattr(processor, "image_mean", None)
+    channels = len(mean) if isinstance(mean, list | tuple) and len(mean) else 3
+
+    def shown(values):  # (height, width) in [0, 255] → (h, w) as prepared
+        grey = np.broadcast_to(np.round(values).astype(np.uint8)[..., None], (*values.shape, channels))
+        return prepare(processor, np.ascontiguousarray(grey))[0, 0].double()
+
+    scaled, (top, left, *cropped) = resized_and_cropped(size, processor)
+    blanks = [shown(np.full((64, 64), value)) for value in (0.0, 255.0)]
+    black, white = (blank[blank.shape[0] // 2, blank.shape[1] // 2] for blank in blanks)
+    for axis, (length, full, start) in enumerate(zip(size, scaled, (top, left), strict=True)):
+        ramp = (np.arange(length) + 0.5) / length * 255
+        seen = shown(np.broadcast_to(ramp[:, None] if axis == 0 else ramp, size))
+        if list(seen.shape) != cropped:
+            return f"it makes {seen.shape[0]}×{seen.shape[1]} of it, not {cropped[0]}×{cropped[1]}"
+        place = ((seen - black) / (white - black)).movedim(axis, 0)
+        expected = (torch.arange(cropped[axis], dtype=torch.float64) + 0.5 + start) / full
+        inside = (expected > 0) & (expected < 1)
+        other = (torch.arange(cropped[1 - axis], dtype=torch.float64) + 0.5 + (left, top)[axis]) / scaled[1 - axis]
+        error = (place[inside] - expected[inside, None])[:, (other > 0) & (other < 1)].abs().max()
+        if not error <= 0.01 + 1 / full + 1 / length:  # grey steps, and the kernels of the two grids
+            return f"its pixels come from elsewhere, by {100 * error:.0f} % of the {('height', 'width')[axis]}"
+    return None
+
+
 def to_photo(maps: torch.Tensor, sizes: Sequence[tuple[int, int]], processor) -> list[torch.Tensor]:
-    """Maps (B, r, c) at any resolution → float32 (height, width) each, on the photo's pixels; NaN outside the crop."""
+    """Maps back on the photos' own pixels, bilinearly; NaN outside of what the processor cropped.
+
+    Args:
+        maps: (B, r, c), at any resolution.
+        sizes: B times (height, width) of a photo.
+        processor: what the photos went through.
+
+    Returns:
+        B tensors (height, width), float32.
+
+    Raises:
+        ValueError: When it is not known where the processor looks in a photo.
+    """
     if len(maps) != len(sizes):
         raise ValueError(f"{len(maps)} maps for {len(sizes)} photos.")
     results = []
-    for single, (height, width) in zip(maps.detach().float().cpu(), sizes, strict=True):
-        (rows, columns), (top, left, crop_h, crop_w) = resized_and_cropped((height, width), processor)
-        # centre of each photo pixel, in units of the crop
-        y = ((torch.arange(height) + 0.5) * rows / height - top) / crop_h
-        x = ((torch.arange(width) + 0.5) * columns / width - left) / crop_w
-        where = torch.stack(torch.meshgrid(2 * x - 1, 2 * y - 1, indexing="xy"), -1)
-        values = F.grid_sample(
-            single[None, None], where[None], mode="bilinear", padding_mode="border", align_corners=False
-        )[0, 0]
-        results.append(torch.where((where.abs() <= 1).all(-1), values, torch.nan))
+    for single, size in zip(maps.detach().float().cpu(), sizes, strict=True):
+        check_geometry(size, processor)
+        scaled, (top, left, crop_h, crop_w) = resized_and_cropped(size, processor)
+        rows = _weights(size[0], scaled[0], top, crop_h, single.shape[0])
+        columns = _weights(size[1], scaled[1], left, crop_w, single.shape[1])
+        results.append(rows @ single @ columns.T)
     return results
+
+
+def _weights(length, scaled, start, cropped, n):
+    """(length, n): the share of each of a map's n rows in every row of the photo; NaN outside the crop."""
+    place = ((torch.arange(length, dtype=torch.float64) + 0.5) * scaled / length - start) / cropped
+    at = (place * n - 0.5).clamp(0, n - 1)
+    low = at.long()
+    weights = torch.zeros(length, n, dtype=torch.float64)
+    weights.scatter_add_(1, low[:, None], (1 - (at - low))[:, None])
+    weights.scatter_add_(1, (low + 1).clamp_max(n - 1)[:, None], (at - low)[:, None])
+    weights[(place < 0) | (place > 1)] = torch.nan
+    return weights.float()
+
+
+def resize(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Maps (B, r, c) → (B, height, width), bilinearly, float32."""
+    return F.interpolate(maps[:, None].float(), size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
 
 
 def minmax(maps: torch.Tensor) -> torch.Tensor:

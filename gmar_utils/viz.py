@@ -7,12 +7,11 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
 from . import __version__
 from .methods import METHODS
-from .photo import read_photo
+from .photo import read_photo, resize
 
 STYLE = str(files(__package__) / "book.mplstyle")  # plt.style.use(viz.STYLE)
 OPACITY = 0.65  # of the map above the photo
@@ -54,42 +53,58 @@ def style(label: str) -> Style:
     return Style("#000000", len(METHOD_STYLE))
 
 
-def blend(photo, map) -> Image.Image:
-    """The photo in grey with the map in magma above it, as an RGB picture of the photo's size.
+def title_of(method: str) -> str:
+    """A method's name in prose; of a function that is not in METHODS, its own name."""
+    return METHODS[method].title if method in METHODS else method
 
-    photo   path, PIL image, array (height, width[, channels]) or tensor (channels, height, width)
-    map     array or tensor (r, c) in [0, 1], of any size: it is stretched over the photo. NaN, outside the crop that
-            the model saw, becomes plain grey
+
+def blend(photo, map, *, signed: bool = False) -> Image.Image:
+    """The photo in grey with the map above it, as an RGB picture of the photo's size.
+
+    Args:
+        photo: path, PIL image, array (height, width[, channels]) or tensor (channels, height, width).
+        map: array or tensor (r, c) in [0, 1], of any size: it is stretched over the photo. NaN, outside the crop that
+            the model saw, becomes plain grey.
+        signed: the map is in [−1, 1] and shown from blue (against the class) over white to red, in place of magma.
     """
     grey, values = _pixels(photo).mean(2), torch.as_tensor(_map(map))
     if values.shape != grey.shape:
-        values = F.interpolate(values[None, None], size=grey.shape, mode="bilinear", align_corners=False)[0, 0]
-    values = values.numpy()
-    seen = np.isfinite(values)[..., None]
-    colour = plt.get_cmap("magma")(np.nan_to_num(values))[..., :3]
-    picture = np.where(seen, (1 - OPACITY) * grey[..., None] + OPACITY * colour, 0.6)
-    return Image.fromarray((255 * picture).round().astype(np.uint8))
+        values = resize(values[None], grey.shape)[0]
+    values, colours = values.numpy(), plt.get_cmap("RdBu_r" if signed else "magma")
+    values = values / 2 + 0.5 if signed else values
+    picture = np.empty((*grey.shape, 3), np.uint8)
+    for rows in (slice(i, i + 256) for i in range(0, len(grey), 256)):  # a large photo would take gigabytes at once
+        colour = colours(np.nan_to_num(values[rows]))[..., :3]
+        mixed = (1 - OPACITY) * grey[rows, :, None] + OPACITY * colour
+        picture[rows] = (255 * np.where(np.isfinite(values[rows, :, None]), mixed, 0.6)).round()
+    return Image.fromarray(picture)
 
 
-def overlay(ax, photo, map=None, title: str | None = None, *, contour: bool = True):
+def overlay(ax, photo, map=None, title: str | None = None, *, contour: bool = True, signed: bool = False) -> plt.Axes:
     """Draw a map on its photo: `blend`, with one white contour at half of the maximum. Without a map: the photo.
 
-    photo and map are as `blend` takes them; title is the class and its probability (`heading`), or the method's name.
-    Returns the axes.
+    Args:
+        ax: matplotlib axes, which are returned.
+        photo: as `blend` takes it, and
+        map: too.
+        title: the class and its probability (`heading`), or the method's name.
+        contour: False leaves it out.
+        signed: as in `blend`.
     """
     pixels = _pixels(photo)
-    ax.imshow(pixels if map is None else blend(photo, map), interpolation="bilinear")
+    ax.imshow(pixels if map is None else blend(photo, map, signed=signed), interpolation="bilinear")
     height, width = pixels.shape[:2]
     if map is not None and contour:
         values = _map(map)
         r, c = values.shape
         if np.nanmin(values) < 0.5 < np.nanmax(values):
             x, y = (np.arange(c) + 0.5) * width / c - 0.5, (np.arange(r) + 0.5) * height / r - 0.5
-            ax.contour(x, y, np.nan_to_num(values), levels=[0.5], colors="white", linewidths=1.2)
+            line = "black" if signed else "white"
+            ax.contour(x, y, np.nan_to_num(values), levels=[0.5], colors=line, linewidths=1.2)
     ax.set(xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     ax.spines[:].set_visible(False)
     if title:
-        ax.set_title(title)
+        ax.set_title(title, parse_math=False)  # a label may hold a dollar sign
     return ax
 
 
@@ -98,16 +113,18 @@ def heading(label: str, probability: float) -> str:
     return f"{label.split(',')[0]} {100 * float(probability):.0f} %"
 
 
-def grid(photos, maps: dict, titles=None, *, columns: int | None = None, width: float = 2.1):
+def grid(
+    photos, maps: dict, titles=None, *, columns: int | None = None, width: float = 2.1, signed: bool = False
+) -> plt.Figure:
     """A table of overlays: a row for each photo, first the photo itself, then a column for each entry of `maps`.
 
-    photos   list of B photos, as `overlay` takes them
-    maps     {label: B maps}, as `explain_many` returns them; columns follow the dictionary's order
-    titles   B strings above the photos: the class that is explained and its probability (`heading`)
-    columns  pictures in a row, for one photo with many methods; None puts a photo's maps into one row
-    width    inches of one picture
-
-    Returns the figure.
+    Args:
+        photos: list of B photos, as `overlay` takes them.
+        maps: {label: B maps}, as `explain_many` returns them; columns follow the dictionary's order.
+        titles: B strings above the photos: the class that is explained and its probability (`heading`).
+        columns: pictures in a row, for one photo with many methods; None puts a photo's maps into one row.
+        width: inches of one picture.
+        signed: as in `blend`.
     """
     photos = photos if isinstance(photos, list | tuple) else [photos]
     titles = list(titles) if titles is not None else [None] * len(photos)
@@ -122,18 +139,19 @@ def grid(photos, maps: dict, titles=None, *, columns: int | None = None, width: 
     with plt.style.context(STYLE):
         axes = figure.subplots(rows, columns, squeeze=False)
         for ax, cell in zip(axes.flat, cells, strict=False):
-            overlay(ax, *cell)
+            overlay(ax, *cell, signed=signed)
         for ax in axes.flat[len(cells) :]:
             ax.set_axis_off()
     return figure
 
 
-def forest(summary, ax=None, *, xlabel: str = "mean, 95 % interval"):
+def forest(summary, ax=None, *, xlabel: str = "mean, 95 % interval") -> plt.Axes:
     """Means with their intervals, one row for each method, in METHOD_STYLE's order and colours.
 
-    summary  DataFrame with the columns method (or label), mean, low, high
-
-    Returns the axes.
+    Args:
+        summary: DataFrame with the columns method (or label), mean, low, high.
+        ax: axes to draw in; None makes a figure.
+        xlabel: what is measured.
     """
     import seaborn.objects as so
 
@@ -149,6 +167,8 @@ def forest(summary, ax=None, *, xlabel: str = "mean, 95 % interval"):
         plot = plot.add(so.Range(linewidth=2), legend=False).add(so.Dot(pointsize=7), legend=False)
         plot = plot.scale(y=so.Nominal(order=names), color={n: style(n).color for n in names})
         plot.label(x=xlabel, y="").on(ax).plot()
+    for text in (ax.xaxis.label, *ax.get_yticklabels()):
+        text.set_parse_math(False)
     ax.grid(axis="x", color="0.9")
     ax.set_axisbelow(True)
     return ax
@@ -161,21 +181,32 @@ class Caption(NamedTuple):
     sentence: str
 
 
-def caption(map, method="gmar", label: str | None = None, probability: float | None = None, **options) -> Caption:
-    """The words for one map (r, c): alt text, and a methods sentence with the citation key of book/references.bib."""
-    values = np.nan_to_num(_map(map))
+def caption(
+    map, method: str = "gmar", label: str | None = None, probability: float | None = None, **options
+) -> Caption:
+    """The words for one map (r, c): alt text, and a methods sentence with the citation key of the book's bibliography.
+
+    Args:
+        map: in [0, 1], or with signed=True among the options in [−1, 1]; NaN outside of what the model saw.
+        method: a key of METHODS, or the name of another function.
+        label: the class that is explained, and
+        probability: its probability.
+        **options: of the method.
+    """
+    signed, values = options.get("signed", False), np.nan_to_num(_map(map))
     row, column = np.unravel_index(values.argmax(), values.shape)
     place = ("upper", "middle", "lower")[3 * row // values.shape[0]]
     place += " " + ("left", "centre", "right")[3 * column // values.shape[1]]
-    title, key = METHODS[method].title, METHODS[method].citation
+    title, key = title_of(method), METHODS[method].citation if method in METHODS else None
     about = f" of the class {label}" if label else ""
     about += f" ({100 * float(probability):.0f} %)" if probability is not None else ""
     given = ", ".join(f"{name} = {value}" for name, value in options.items())
     cited = title + (f" [{key}]" if key else "") + (f" ({given})" if given else "")
+    colours, scale = ("red for and blue against", "by the largest magnitude") if signed else ("magma", "to [0, 1]")
     return Caption(
-        f"{title} map{about} in magma over the grey photo: strongest in the {place}; "
+        f"{title} map{about} in {colours} over the grey photo: strongest in the {place}; "
         f"{100 * (values > 0.5).mean():.0f} % of the picture lies above half of the maximum.",
-        f"Maps were computed with {cited} as implemented in gmar_utils {__version__}, scaled to [0, 1] for each image "
+        f"Maps were computed with {cited} as implemented in gmar_utils {__version__}, scaled {scale} for each image "
         "and interpolated bilinearly.",
     )
 

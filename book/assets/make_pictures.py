@@ -21,7 +21,7 @@ photo = cat_and_coffee()
 vit = load_model("vit-tiny-imagenet", image_size=(64, 96))
 target = next(i for i, label in enumerate(vit.labels) if label.startswith("espresso"))
 pixels = vit.preprocess(photo)
-maps = explain_many(vit.model, pixels, {METHODS[m].title: (m, {}) for m in SHOWN}, target=target)
+maps = explain_many(vit.model, pixels, {METHODS[m].title: m for m in SHOWN}, target=target)
 maps = {title: vit.to_photo(m, [photo])[0] for title, m in maps.items()}
 
 

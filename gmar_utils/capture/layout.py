@@ -32,14 +32,6 @@ def in_table(model: nn.Module) -> bool:
     return model_type(model) in _HEADS
 
 
-def dispatches(model: nn.Module) -> bool:
-    """Whether all attention of the model goes through transformers' attention interface: a type of the table below, and
-    no module in it that is not transformers' or torch's own (an adapter, or an attention of the user's)."""
-    own = ("transformers.", "torch.")
-    dispatching = in_table(model) and model_type(model) != "data2vec-vision"
-    return dispatching and all(type(m).__module__.startswith(own) for m in model.modules())
-
-
 def logits_of(output) -> torch.Tensor:
     """The logits (B, K) in a model's output: the tensor itself, its `.logits`, or the first of a tuple."""
     if isinstance(output, tuple):

@@ -1,25 +1,18 @@
 """What sees the attention of a forward pass: a function mode that stands in for PyTorch's fused attention."""
 
-from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
-from .layout import dispatches, logits_of, vision_config
+from .layout import logits_of
 
 
 class Recorder(TorchFunctionMode):
     """Replaces `F.scaled_dot_product_attention` by an explicit softmax and keeps its result.
 
     A function mode reaches every module that calls it, transformers' and timm's, and this thread only. It costs a few
-    microseconds for every call of a torch function, so it is on during the forward pass and no longer; in the families
-    of the table in `architecture`, during attention and no longer.
+    microseconds for every call of a torch function, so it is on during the forward pass and no longer.
     """
 
     def __init__(self, local: bool):
@@ -28,7 +21,7 @@ class Recorder(TorchFunctionMode):
 
     def forward(self, model, pixel_values):
         """Logits (B, K) and the attention of every layer; a ValueError says why it cannot be rolled out."""
-        with _only_in_attention(model, self) if dispatches(model) else self:
+        with self:
             output = model(pixel_values)
         logits = logits_of(output)
         self._check(model, len(pixel_values))
@@ -74,29 +67,3 @@ class Recorder(TorchFunctionMode):
                 "needed. Windowed or pyramid attention (Swin, PVT) and attention pooling (timm's SigLIP, CaiT) have no "
                 "such map: use Grad-CAM made for it."
             )
-
-
-_RECORDER = ContextVar("the recorder of this thread")
-
-
-def _recorded(*args, **kwargs):
-    """transformers' call of PyTorch's attention, with this thread's recorder on."""
-    with _RECORDER.get(None) or nullcontext():  # none: another thread runs the same model
-        return sdpa_attention_forward(*args, **kwargs)
-
-
-AttentionInterface.register("gmar_utils", _recorded)
-AttentionMaskInterface.register("gmar_utils", sdpa_mask)
-
-
-@contextmanager
-def _only_in_attention(model, recorder):
-    """The recorder is on in the model's attention alone: at batch 1 a small model's map costs 3 % less this way."""
-    config = vision_config(model)
-    before, token = config._attn_implementation, _RECORDER.set(recorder)
-    config._attn_implementation = "gmar_utils"
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
-        _RECORDER.reset(token)

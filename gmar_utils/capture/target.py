@@ -6,32 +6,72 @@ from torch import nn
 from .layout import uncompiled
 
 
+def parse_target(target, batch: int) -> torch.Tensor | tuple[int, int] | None:
+    """The target as `resolve_target` takes it, checked before anything runs.
+
+    Args:
+        target: None (the predicted class) | a class id | (B,) ids as list, array or tensor | a tuple (a, b), the
+            contrast y = y_a − y_b for every image.
+        batch: B.
+
+    Returns:
+        None, a tuple of two ints, or a tensor of int64 ids, (B,) or ().
+
+    Raises:
+        TypeError: not whole numbers. ValueError: another shape, or a tuple that is not two ids.
+    """
+    if target is None:
+        return None
+    if isinstance(target, tuple):
+        if len(target) != 2 or not all(_is_id(t) for t in target):
+            raise ValueError(
+                f"A tuple as target is a contrast (a, b) of two class ids, y = y_a − y_b; got {target!r}. Pass the ids "
+                "of a batch as a list, array or tensor."
+            )
+        return int(target[0]), int(target[1])
+    try:
+        ids = torch.as_tensor(target)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"target must be class ids (int), got {target!r}.") from None
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise TypeError(f"target must be class ids (int), got {ids.dtype}.")
+    if ids.ndim > 1 or ids.ndim == 1 and len(ids) != batch:
+        raise ValueError(f"target must be an int or ids of shape ({batch},), got shape {tuple(ids.shape)}.")
+    return ids.detach().clone().long()  # a clone: autograd refuses tensors of inference_mode
+
+
 def resolve_target(model: nn.Module, logits: torch.Tensor, target=None) -> torch.Tensor:
-    """Class ids (B,) from None (the predicted class), an int, or a (B,) tensor. Checks the range."""
+    """Class ids (B,); of a contrast (a, b) the first. Arguments as `parse_target`; IndexError outside the classes."""
     batch, classes = logits.shape
+    target = parse_target(target, batch)
     if target is None:
         if classes == 1:
             explains_minus_y = (logits[:, 0] <= 0) & (_problem(model) != "regression")
             return (~explains_minus_y).long()
         return logits.argmax(1)
-    target = torch.as_tensor(target, device=logits.device)
-    target = target.clone() if target.is_inference() else target  # autograd refuses tensors of inference_mode
-    if target.is_floating_point() or target.dtype == torch.bool:
-        raise TypeError(f"target must be class ids (int), got {target.dtype}.")
-    if target.ndim > 1 or target.ndim == 1 and len(target) != batch:
-        raise ValueError(f"target must be an int or a tensor of shape ({batch},), got shape {tuple(target.shape)}.")
-    target = target.long().expand(batch)
     top = max(classes, 2)  # one logit stands for two classes
-    if bool(((target < 0) | (target >= top)).any()):
-        raise IndexError(f"target {target.tolist()} is outside the model's classes 0 to {top - 1}.")
-    return target
+    ids = torch.as_tensor(target)
+    if bool(((ids < 0) | (ids >= top)).any()):
+        raise IndexError(f"target {ids.tolist()} is outside the model's classes 0 to {top - 1}.")
+    return (ids[0] if isinstance(target, tuple) else ids).to(logits.device).expand(batch)
 
 
-def class_score(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """y (B,): the logit of the target class. With one logit, target 1 gives y and target 0 gives −y."""
+def against(logits: torch.Tensor, target) -> torch.Tensor | None:
+    """Class ids (B,) of b in a contrast (a, b); None for any other target."""
+    return logits.new_full((len(logits),), target[1], dtype=torch.long) if isinstance(target, tuple) else None
+
+
+def class_score(logits: torch.Tensor, target: torch.Tensor, against: torch.Tensor | None = None) -> torch.Tensor:
+    """y (B,): the logit of the target class, minus that of `against`. With one logit, 1 gives y and 0 gives −y."""
+    if against is not None:
+        return class_score(logits, target) - class_score(logits, against)
     if logits.shape[1] == 1:
         return logits[:, 0] * (2 * target - 1)
     return logits.gather(1, target[:, None])[:, 0]
+
+
+def _is_id(value):
+    return not isinstance(value, bool) and hasattr(value, "__index__")
 
 
 def probability(model: nn.Module, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

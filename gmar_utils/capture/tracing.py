@@ -3,36 +3,56 @@
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import nn
 
 from .layout import in_table, patch_grid, readout, unwrap
 from .recorder import Recorder
-from .target import class_score, resolve_target
+from .target import against, class_score, parse_target, resolve_target
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Trace:
-    """One forward (and one backward) pass, seen through its attention.
+    """One forward pass, seen through its attention, and the backward pass when `gradients` is read.
 
-    attentions    L tensors (B, H, N, N), float32; every row sums to 1
-    gradients     L tensors (B, H, N, N), float32: ∂y/∂A, or None when not asked for
-    logits        (B, K)
-    target        (B,) class explained
-    prefix_tokens P, tokens in front of the patches
-    grid          (R, C), N = P + R·C
-    readout       (N,) v₀, the tokens that the classifier reads; sums to 1
+    Attributes:
+        attentions: L tensors (B, H, N, N), float32; every row sums to 1.
+        logits: (B, K).
+        target: (B,) class explained.
+        prefix_tokens: P, tokens in front of the patches.
+        grid: (R, C), N = P + R·C.
+        readout: (B, N) v₀, the tokens that the classifier reads; each row sums to 1.
+        against: (B,) class b of a contrast y = y_a − y_b, or None.
+        model: what was traced, for methods that run a pass of their own.
+        pixel_values: (B, channels, height, width).
+        graph: (y summed over the batch, L attentions) that `gradients` differentiates, or None.
     """
 
     attentions: Sequence[torch.Tensor]
-    gradients: Sequence[torch.Tensor] | None
     logits: torch.Tensor
     target: torch.Tensor
     prefix_tokens: int
     grid: tuple[int, int]
     readout: torch.Tensor
+    against: torch.Tensor | None = None
+    model: nn.Module | None = None
+    pixel_values: torch.Tensor | None = None
+    graph: tuple[torch.Tensor, Sequence[torch.Tensor]] | None = field(default=None, repr=False)
+
+    @cached_property
+    def gradients(self) -> tuple[torch.Tensor, ...]:
+        """L tensors ∂y/∂A (B, H, N, N), float32: one activations-only backward at the first use, with the weights of
+        that moment: read them before the model is changed."""
+        if self.graph is None:  # made without a graph: another forward pass, with one
+            contrast = None if self.against is None else (int(self.target[0]), int(self.against[0]))
+            layout = self.prefix_tokens, self.grid
+            return trace(self.model, self.pixel_values, contrast or self.target, *layout).gradients
+        (y, attentions), self.graph = self.graph, None  # the backward pass frees it
+        with torch.inference_mode(False):
+            return _gradients(y, attentions, self.pixel_values.dtype)
 
     def patches(self, scores: torch.Tensor) -> torch.Tensor:
         """Token scores (B, N) → patch map (B, R, C)."""
@@ -43,28 +63,39 @@ def trace(
     model: nn.Module, pixel_values: torch.Tensor, target=None, prefix_tokens: int | None = None,
     grid: tuple[int, int] | None = None, *, gradients: bool = True,
 ) -> Trace:  # fmt: skip
-    """Attention of every layer and its gradient: one forward and one activations-only backward for the batch.
+    """Attention of every layer, and its gradient on demand: one forward and one activations-only backward a batch.
 
-    model         any module that calls `F.scaled_dot_product_attention` and returns logits or has `.logits`
-    pixel_values  (B, channels, height, width)
-    target        None (the predicted class) | int | (B,) class ids; with one logit, 1 explains y and 0 explains −y
-    prefix_tokens, grid   only for modules whose patch embedding is not a strided Conv2d
-    gradients     False skips the backward pass and keeps no graph for it (attention rollout needs none)
+    Args:
+        model: any module that calls `F.scaled_dot_product_attention` and returns logits or has `.logits`.
+        pixel_values: (B, channels, height, width).
+        target: None (the predicted class) | a class id | (B,) ids as list, array or tensor | a tuple (a, b), the
+            contrast y = y_a − y_b; with one logit, 1 explains y and 0 explains −y.
+        prefix_tokens: P, and
+        grid: (R, C): only for modules whose patch embedding is not a strided Conv2d.
+        gradients: False keeps no graph for the backward pass (attention rollout needs none).
 
-    Raises ValueError, saying why, for models without (B, H, N, N) attention: CNNs, windowed attention (Swin),
-    `nn.MultiheadAttention`; IndexError for a target outside the model's classes.
+    Raises:
+        ValueError: saying why, for models without (B, H, N, N) attention: CNNs, windowed attention (Swin),
+            `nn.MultiheadAttention`.
+        IndexError: a target outside the model's classes.
     """
-    model = unwrap(model)
+    given, model = model, unwrap(model)
+    check_pixel_values(pixel_values)
+    target = parse_target(target, len(pixel_values))
     with recording(model, pixel_values, gradients=gradients) as (recorder, pixel_values):
         logits, attentions = recorder.forward(model, pixel_values)
-        target = resolve_target(model, logits, target)
-        grads = _gradients(class_score(logits, target).sum(), attentions, pixel_values.dtype) if gradients else None
+        other, target = against(logits, target), resolve_target(model, logits, target)
+        y = class_score(logits, target, other).sum()
     tokens = attentions[0].shape[-1]
     prefix, grid = patch_grid(model, pixel_values, tokens, prefix_tokens, grid)
     start = readout(model, tokens, prefix, logits.device)
+    found = Trace(
+        tuple(a.detach() for a in attentions), logits.detach(), target, prefix, grid,
+        start.expand(len(pixel_values), -1), other, given, pixel_values, (y, attentions) if gradients else None,
+    )  # fmt: skip
     if gradients and not in_table(model):
-        _compare_readout(start, grads[-1])
-    return Trace(tuple(a.detach() for a in attentions), grads, logits.detach(), target, prefix, grid, start)
+        _compare_readout(start, found.gradients[-1])
+    return found
 
 
 def _compare_readout(start, gradient):
@@ -130,10 +161,12 @@ def recording(
 
 
 def check_pixel_values(pixel_values) -> None:
-    """ValueError unless it is a tensor (B, channels, height, width)."""
+    """ValueError unless it is a tensor (B, channels, height, width) of at least one image."""
     if not isinstance(pixel_values, torch.Tensor) or pixel_values.ndim != 4:
         raise ValueError(
             "pixel_values must be a tensor (B, channels, height, width), got "
             f"{tuple(getattr(pixel_values, 'shape', ())) or type(pixel_values).__name__}. "
             "Use load_model(...).preprocess(images)."
         )
+    if not len(pixel_values):
+        raise ValueError("pixel_values holds no image.")

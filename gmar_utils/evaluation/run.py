@@ -23,7 +23,7 @@ from .. import __version__, data, metrics
 from ..capture.layout import logits_of
 from ..capture.target import resolve_target
 from ..cli import types
-from ..methods.registry import METHODS, explain_many
+from ..methods.registry import METHODS, bind, explain_many
 from ..metrics.faithfulness import evaluating
 from ..model import Vit, load_model
 from .measures import MEASURES, Job
@@ -164,7 +164,7 @@ def _run_block(job: Job, numbered: list) -> tuple[list, dict]:
         logits = logits_of(job.vit.model(pixel_values)).float()
     target = _target(job, logits.clone(), records)  # a clone leaves inference mode: the maps need a backward pass
     with torch.autocast(pixel_values.device.type, enabled=False):  # a caller's autocast is for the metrics' forwards
-        maps = explain_many(job.vit.model, pixel_values, _seeded(job.methods, job.seed), target, upsample=False)
+        maps = explain_many(job.vit.model, pixel_values, _bound(job.methods, job.seed), target, upsample=False)
     rows, cards, baselines = [], {}, {}
     for label, patch_maps in maps.items():
         values = {}
@@ -333,5 +333,5 @@ def _check_measures(measures, fields):
             )
 
 
-def _seeded(methods, seed):
-    return {k: (m, {"seed": seed, **o} if m == "random" else o) for k, (m, o) in methods.items()}
+def _bound(methods, seed):
+    return {k: bind(m, **({"seed": seed, **o} if m == "random" else o)) for k, (m, o) in methods.items()}

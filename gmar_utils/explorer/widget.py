@@ -24,7 +24,7 @@ from PIL import ImageOps
 
 from ..capture import probability, trace
 from ..capture.layout import logits_of
-from ..methods import explain_many
+from ..methods import bind, explain_many
 from ..methods.weighting import VARIANTS, head_weights, weighted_rollout
 from ..metrics import deletion
 from ..model import Vit, load_model
@@ -286,7 +286,8 @@ def _pack(vit, key, photo, targets, curves):
     t = trace(vit.model, many, target=top)
     chances = probability(vit.model, t.logits, top)
     weights = torch.stack([torch.stack(head_weights(t.gradients, n), 1) for n in NORMS[:2]], 1)
-    maps = torch.stack(list(explain_many(vit.model, many, METHODS_SHOWN, target=top, upsample=False).values()), 1)
+    shown = {label: bind(name, **options) for label, (name, options) in METHODS_SHOWN.items()}
+    maps = torch.stack(list(explain_many(vit.model, many, shown, target=top, upsample=False).values()), 1)
     found = None
     if curves:  # every class and method in one batch
         rows, m = maps.flatten(0, 1), maps.shape[1]
@@ -323,7 +324,7 @@ def _pack(vit, key, photo, targets, curves):
         },
         image=jpeg.getvalue(),
         attention=zlib.compress(np.diff(codes, axis=2, prepend=np.uint8(0)).tobytes(), 9),
-        readout=_bytes(t.readout),
+        readout=_bytes(t.readout[0]),
         weights=_bytes(weights),
         maps=_bytes(maps),
         curves=_bytes(found.scores) if found else b"",

@@ -3,32 +3,37 @@
 import zlib
 
 import torch
+import torch.nn.functional as F
+
+from ..capture import Trace
 
 
-def chefer(trace) -> torch.Tensor:
-    """Gradient attention rollout (B, R, C) [chefer2021generic]: R ← R + mean_h(ReLU(G ⊙ A)) R, R₀ = I."""
-    v = trace.readout.expand(len(trace.logits), -1)
+def chefer(trace: Trace) -> torch.Tensor:
+    """Gradient attention rollout (B, N) [chefer2021generic]: R ← R + mean_h(ReLU(G ⊙ A)) R, R₀ = I."""
+    v = trace.readout
     for a, g in zip(reversed(trace.attentions), reversed(trace.gradients), strict=True):
         v = v + torch.einsum("bn,bnm->bm", v, (g * a.float()).relu_().mean(1))
-    return trace.patches(v)
+    return v
 
 
-def attention(trace) -> torch.Tensor:
-    """The last layer's attention (B, R, C) from the tokens that the classifier reads, mean over heads."""
-    return trace.patches(torch.einsum("n,bhnm->bhm", trace.readout, trace.attentions[-1].float()).mean(1))
+def attention(trace: Trace) -> torch.Tensor:
+    """The last layer's attention (B, N) from the tokens that the classifier reads, mean over heads."""
+    return torch.einsum("bn,bhnm->bhm", trace.readout, trace.attentions[-1].float()).mean(1)
 
 
-def random(pixel_values: torch.Tensor, grid: tuple[int, int], seed: int = 0) -> torch.Tensor:
-    """Uniform noise (B, R, C): what any method must beat. An image keeps its map whatever batch it is in."""
+def random(trace: Trace, seed: int = 0) -> torch.Tensor:
+    """Uniform noise (B, N): what any method must beat. An image keeps its map whatever batch it is in."""
+    rows, columns = trace.grid
     maps = []
-    for image in pixel_values:
+    for image in trace.pixel_values:
         content = zlib.crc32(image.detach().float().cpu().numpy().tobytes())
-        maps.append(torch.rand(grid, generator=torch.Generator().manual_seed(content + seed)))
-    return torch.stack(maps).to(pixel_values.device)
+        maps.append(torch.rand(rows * columns, generator=torch.Generator().manual_seed(content + seed)))
+    return F.pad(torch.stack(maps).to(trace.pixel_values.device), (trace.prefix_tokens, 0))
 
 
-def center(pixel_values: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-    """A fixed Gaussian (B, R, C) in the middle, σ = a quarter of each side: photographers centre their subject."""
-    rows, columns = (torch.linspace(-2 + 2 / n, 2 - 2 / n, n, device=pixel_values.device) for n in grid)
+def center(trace: Trace) -> torch.Tensor:
+    """A fixed Gaussian (B, N) in the middle, σ = a quarter of each side: photographers centre their subject."""
+    device = trace.pixel_values.device
+    rows, columns = (torch.linspace(-2 + 2 / n, 2 - 2 / n, n, device=device) for n in trace.grid)
     gaussian = torch.exp(-(rows[:, None] ** 2 + columns[None] ** 2) / 2)
-    return gaussian.expand(len(pixel_values), -1, -1)
+    return F.pad(gaussian.flatten().expand(len(trace.pixel_values), -1), (trace.prefix_tokens, 0))

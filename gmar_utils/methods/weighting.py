@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import torch
 
+from ..capture import Trace
+
 VARIANTS = ("paper", "report", "output-first")
 
 
@@ -86,20 +88,20 @@ def alpha_polynomial(
     return powers
 
 
-def rollout(trace, alpha: float = 1.0, variant: str = "output-first") -> torch.Tensor:
-    """Attention rollout (B, R, C) [abnar2020quantifying]: every head counts the same; no class, no gradient.
+def rollout(trace: Trace, alpha: float = 1.0, variant: str = "output-first") -> torch.Tensor:
+    """Attention rollout (B, N) [abnar2020quantifying]: every head counts the same; no class, no gradient.
 
     variant="report" is the papers' input-first order. Arguments as `weighted_rollout`."""
-    return trace.patches(weighted_rollout(trace.attentions, _uniform(trace), trace.readout, alpha, variant))
+    return weighted_rollout(trace.attentions, _uniform(trace), trace.readout, alpha, variant)
 
 
-def gmar(trace, norm: str | None = "l1", alpha: float = 1.0, variant: str = "paper") -> torch.Tensor:
-    """GMAR (B, R, C) [jo2025gmar]: rollout with the heads weighted by the norm of their gradient.
+def gmar(trace: Trace, norm: str | None = "l1", alpha: float = 1.0, variant: str = "paper") -> torch.Tensor:
+    """GMAR (B, N) [jo2025gmar]: rollout with the heads weighted by the norm of their gradient.
 
     norm as `head_weights`, alpha and variant as `weighted_rollout`. The paper leaves α open; 1 is the default here.
     Head weights are per layer, as in [joita2025comparative]."""
     weights = _uniform(trace) if norm is None else head_weights(trace.gradients, norm)
-    return trace.patches(weighted_rollout(trace.attentions, weights, trace.readout, alpha, variant))
+    return weighted_rollout(trace.attentions, weights, trace.readout, alpha, variant)
 
 
 def _row(readout, attentions):

@@ -43,17 +43,17 @@ GMAR's recursion is a straight line in α, so that α can decide which patch win
 >>> round_(weighted_rollout(seen.attentions, weights, seen.readout, alpha=1.0))
 [[1.55, 0.8, 0.65]]
 
-The other maps, as (cat, cup):
+The other maps, as ([CLS], cat, cup); the entry of [CLS] is never shown:
 
 >>> from gmar_utils.methods.baselines import attention, chefer
 >>> from gmar_utils.methods.activation import gradcam
 >>> from gmar_utils.methods.layerwise import layer_maps, legrad
 >>> round_(attention(seen)), round_(chefer(seen))
-([[[0.4, 0.4]]], [[[3.116, 0.8272]]])
->>> round_(layer_maps(model, PICTURE, CAT)[:, :, 0]), round_(legrad(model, PICTURE, CAT))
-([[[0.5, 0.1667], [0.7333, 0.4]]], [[[0.6167, 0.2833]]])
->>> round_(gradcam(model, PICTURE, CAT))
-[[[1.76, 0.96]]]
+([[0.2, 0.4, 0.4]], [[1.22, 3.116, 0.8272]])
+>>> round_(layer_maps(seen)), round_(legrad(seen))
+([[[0.0, 0.5, 0.1667], [0.3667, 0.7333, 0.4]]], [[0.1833, 0.6167, 0.2833]])
+>>> round_(gradcam(seen))
+[[0.88, 1.76, 0.96]]
 """
 
 import torch

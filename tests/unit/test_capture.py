@@ -9,7 +9,6 @@ from families import FAMILIES, MORE_FAMILIES, build, images
 from torch import nn
 
 from gmar_utils import explain, probability, trace
-from gmar_utils.capture.layout import dispatches
 from gmar_utils.methods.layerwise import legrad
 
 
@@ -144,13 +143,11 @@ def test_a_timm_style_model_is_served(pool, layout):
     seen = trace(model, x, **layout)
     torch.testing.assert_close(seen.logits, model(x).detach(), atol=1e-5, rtol=1e-4)
     assert (seen.prefix_tokens, seen.grid) == (3, (4, 6))
-    assert seen.readout.sum() == pytest.approx(1) and (seen.readout[0] == 1) == (pool == "token")
+    assert seen.readout[0].sum() == pytest.approx(1) and (seen.readout[0, 0] == 1) == (pool == "token")
     for method in ("gmar", "rollout", "legrad", "grad-cam", "chefer", "attention", "random", "center"):
         assert explain(model, x, method, **layout).shape == (2, 32, 48)
     # LeGrad's last layer reads the same logit as the model: its gradient is the trace's own
-    torch.testing.assert_close(
-        legrad(model, x, layers=1), seen.patches(seen.gradients[-1].relu().mean((1, 2))), atol=1e-6, rtol=1e-3
-    )
+    torch.testing.assert_close(legrad(seen, layers=1), seen.gradients[-1].relu().mean((1, 2)), atol=1e-6, rtol=1e-3)
 
 
 class PatchMean(TimmStyle):
@@ -166,7 +163,7 @@ def test_a_readout_that_the_classifier_does_not_share_is_reported(recwarn):
         trace(model, x)
     recwarn.clear()
     model.global_pool = "avg"
-    assert trace(model, x).readout[3] > 0 and not recwarn
+    assert trace(model, x).readout[0, 3] > 0 and not recwarn
     trace(TimmStyle("token"), x)
     assert not recwarn
 
@@ -176,20 +173,7 @@ def test_wrong_layout_is_refused():
         trace(TimmStyle(), images("vit-wide"), prefix_tokens=1, grid=(5, 5))
 
 
-# --- where the recorder is on ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", [*FAMILIES, *MORE_FAMILIES])
-def test_a_recorder_that_is_on_in_attention_only_sees_the_same(name, monkeypatch):
-    model, x = build(name), images(name)
-    assert dispatches(model) == (name != "data2vec")
-    inside = trace(model, x)
-    torch.testing.assert_close(inside.logits, model(x).logits.detach(), atol=1e-4, rtol=1e-4)
-    monkeypatch.setattr("gmar_utils.recorder.dispatches", lambda model: False)
-    whole = trace(model, x)
-    assert len(inside.attentions) == 3
-    torch.testing.assert_close(inside.attentions, whole.attentions, atol=0, rtol=0)
-    torch.testing.assert_close(inside.gradients, whole.gradients, atol=0, rtol=0)
+# --- what the classifier reads --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *MORE_FAMILIES])
@@ -198,18 +182,18 @@ def test_the_readout_names_the_tokens_that_the_classifier_reads(name):
     seen = trace(build(name), images(name))
     read = seen.gradients[-1].abs().sum((0, 1, 3)) > 0
     if name.startswith("dinov2"):  # reads [CLS] and the patches' mean; METHODS' choice is [CLS]
-        assert read[0] and read[-16:].all() and seen.readout[0] == 1
+        assert read[0] and read[-16:].all() and seen.readout[0, 0] == 1
     else:
-        assert torch.equal(seen.readout > 0, read)
-    assert seen.readout.sum() == pytest.approx(1)
+        assert torch.equal(seen.readout > 0, read.expand(2, -1))
+    assert seen.readout[0].sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("name", MORE_FAMILIES)
 def test_legrad_reads_the_last_layer_as_the_model_does(name):
     model, x = build(name), images(name)
     seen = trace(model, x)
-    last = seen.patches(seen.gradients[-1].relu().mean((1, 2)))
-    torch.testing.assert_close(legrad(model, x, layers=1), last, atol=1e-6, rtol=1e-3)
+    last = seen.gradients[-1].relu().mean((1, 2))
+    torch.testing.assert_close(legrad(seen, layers=1), last, atol=1e-6, rtol=1e-3)
     for method in ("gmar", "grad-cam"):
         assert explain(model, x, method).shape == (2, 32, 32)
 

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gmar_utils import METHODS, explain, explain_many, trace
+from gmar_utils.methods import bind
 from gmar_utils.methods.layerwise import layer_maps
 from gmar_utils.methods.weighting import VARIANTS, alpha_polynomial, head_weights, weighted_rollout
 
@@ -36,6 +37,7 @@ def case(request):
         for label, (method, options) in RECIPES.items()
     }
     seen = trace(model, x, torch.tensor(target))
+    assert len(seen.gradients) == 3  # before slow_forward makes the model float64
     return name, target, fast, seen, slow_forward(name, model, x, target), model
 
 
@@ -98,7 +100,7 @@ def test_trace_sees_what_eager_attention_sees(case):
         torch.testing.assert_close(fast_a.double(), a.detach(), atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(fast_g.double(), g, atol=1e-4 * g.abs().max().item(), rtol=1e-3)
     assert (seen.prefix_tokens, seen.grid) == (PREFIX[name], grid(name))
-    assert torch.equal(seen.readout.double(), slow_readout(name, len(seen.readout)))
+    assert torch.equal(seen.readout.double(), slow_readout(name, seen.readout.shape[1]).expand(2, -1))
 
 
 # --- properties of the rollout, on random stochastic stacks -----------------------------------------------------------
@@ -246,7 +248,9 @@ def test_scaling_the_logits_leaves_gmar_unchanged():
 
 def test_one_trace_serves_many_maps():
     model, x = build("vit"), images("vit")
-    many = explain_many(model, x, RECIPES, upsample=False)
+    many = explain_many(
+        model, x, {label: bind(m, **options) for label, (m, options) in RECIPES.items()}, upsample=False
+    )
     assert list(many) == list(RECIPES)
     for label, (method, options) in RECIPES.items():
         torch.testing.assert_close(
@@ -256,10 +260,14 @@ def test_one_trace_serves_many_maps():
 
 def test_layer_maps_average_to_legrad():
     model, x = build("vit"), images("vit")
-    layers = layer_maps(model, x)
-    assert layers.shape == (2, 3, 4, 4)
+    seen = trace(model, x)
+    layers = layer_maps(seen)
+    assert layers.shape == (2, 3, 17)
     torch.testing.assert_close(
-        slow_minmax(layers[:, 1:].mean(1)), explain(model, x, "legrad", upsample=False, layers=2), atol=1e-5, rtol=0
+        slow_minmax(seen.patches(layers[:, 1:].mean(1))),
+        explain(model, x, "legrad", upsample=False, layers=2),
+        atol=1e-5,
+        rtol=0,
     )
 
 

@@ -28,10 +28,10 @@ def test_layout_logits_and_legrad(name):
     model = timm.create_model(name, pretrained=False, num_classes=7).eval()
     x = torch.randn(2, *model.default_cfg["input_size"])
     seen = trace(model, x)
-    assert (seen.prefix_tokens, seen.grid, seen.readout[0].item()) == LAYOUTS[name]
+    assert (seen.prefix_tokens, seen.grid, seen.readout[0, 0].item()) == LAYOUTS[name]
     torch.testing.assert_close(seen.logits, model(x).detach(), atol=1e-4, rtol=1e-4)
-    last = seen.patches(seen.gradients[-1].relu().mean((1, 2)))  # the last layer's own logit is the model's
-    torch.testing.assert_close(legrad(model, x, layers=1), last, atol=1e-6, rtol=1e-3)
+    last = seen.gradients[-1].relu().mean((1, 2))  # the last layer's own logit is the model's
+    torch.testing.assert_close(legrad(seen, layers=1), last, atol=1e-6, rtol=1e-3)
     assert explain(model, x, "grad-cam").shape == (2, *x.shape[2:])
 
 
@@ -39,7 +39,7 @@ def test_the_wrapper_of_transformers_is_read_as_the_model_in_it():
     config = TimmWrapperConfig(architecture="beit_base_patch16_224", num_labels=7, model_args={"depth": 2})
     model, x = TimmWrapperForImageClassification(config).eval(), torch.randn(1, 3, 224, 224)
     wrapped, inner = trace(model, x), trace(model.timm_model, x)
-    assert wrapped.readout[0] == 0  # BEiT reads the patches' mean
+    assert wrapped.readout[0, 0] == 0  # BEiT reads the patches' mean
     torch.testing.assert_close(wrapped.gradients, inner.gradients)
     torch.testing.assert_close(explain(model, x, "legrad"), explain(model.timm_model, x, "legrad"))
 

@@ -283,4 +283,6 @@ def _planted():
         attention[image, :, :, 1 + patch] = 0.88
         gradient[image, :, :, 1 + patch] = 1.0
     none = torch.zeros(2, 2)
-    return Trace((attention,) * 3, (gradient,) * 3, none, none[0].long(), 1, (2, 3), torch.eye(7)[0])
+    planted = Trace((attention,) * 3, none, none[0].long(), 1, (2, 3), torch.eye(7)[:1].expand(2, -1))
+    planted.gradients = (gradient,) * 3
+    return planted

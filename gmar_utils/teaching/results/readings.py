@@ -6,7 +6,6 @@ the behaviour of the authors' public code from a description; none of that code 
 
 import torch
 
-from gmar_utils.capture import trace
 from gmar_utils.capture.layout import blocks, first_norm, logits_of, unwrap
 from gmar_utils.capture.target import class_score
 from gmar_utils.capture.tracing import recording
@@ -15,7 +14,7 @@ from gmar_utils.methods.weighting import head_weights
 
 
 def reading(trace, norm="l1", alpha=1.0, recursion="eq3", order="input-first", heads="fused", scope="layer"):
-    """A rollout map (B, R, C) under one reading of the paper.
+    """Rollout scores (B, N) under one reading of the paper.
 
     recursion  "eq3": R ← R Â + αI (Eq. 3) | "product": R ← R (Â + αI) (Eq. 1)
     order      "input-first": first layer leftmost, as printed | "output-first": as Abnar and Zuidema
@@ -33,11 +32,11 @@ def reading(trace, norm="l1", alpha=1.0, recursion="eq3", order="input-first", h
     matrix = identity
     for step in steps if order == "input-first" else reversed(steps):
         matrix = matrix @ step + alpha * identity if recursion == "eq3" else matrix @ (step + alpha * identity)
-    return trace.patches((trace.readout @ matrix).mean(1))
+    return (trace.readout[:, None, None] @ matrix)[:, :, 0].mean(1)
 
 
-def released(model, pixel_values, target=None, norm="l1", readout="shipped", prefix_tokens=None, grid=None):
-    """The map (B, R, C) that the authors' public code computes, for a model with one [CLS] token.
+def released(trace, norm="l1", readout="shipped"):
+    """The scores (B, N) that the authors' public code computes, for a model with one [CLS] token.
 
     Head weights: the norm of the gradient at the output of the last block's first LayerNorm, patch tokens only, its
     channels cut into H equal chunks; one vector for all layers. One chain for each head, input-first, with
@@ -47,9 +46,9 @@ def released(model, pixel_values, target=None, norm="l1", readout="shipped", pre
       "head 0"     the [CLS] row of head 0
       "all heads"  the [CLS] row, mean over heads
     """
-    seen = trace(model, pixel_values, target, prefix_tokens, grid, gradients=False)
-    weights = layernorm_weights(model, pixel_values, seen.target, seen.attentions[0].shape[1], norm)
-    return seen.patches(chains_readout(released_chains(seen.attentions, weights), readout, seen.prefix_tokens))
+    heads = trace.attentions[0].shape[1]
+    weights = layernorm_weights(trace.model, trace.pixel_values, trace.target, heads, norm)
+    return chains_readout(released_chains(trace.attentions, weights), readout, trace.prefix_tokens)
 
 
 def layernorm_weights(model, pixel_values, target, heads, norm="l1"):
@@ -125,5 +124,5 @@ SOURCES = {
 
 def register():
     """Make both known to `explain` and the evaluation, for as long as this process lives."""
-    METHODS["reading"] = Method("reading", "A reading of GMAR", reading, "gradients", "jo2025gmar")
-    METHODS["released"] = Method("released", "GMAR's released code", released, "model", "jo2025gmar")
+    METHODS["reading"] = Method("reading", "A reading of GMAR", reading, "#D55E00", "jo2025gmar")
+    METHODS["released"] = Method("released", "GMAR's released code", released, "#D55E00", "jo2025gmar")

@@ -1,0 +1,346 @@
+"""Checkpoints: weights that are all there, the processor they were trained with, and other sizes than the trained one."""
+
+import copy
+import inspect
+import math
+import operator
+import os
+import re
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.func import functional_call
+
+from .capture.layout import logits_of, uncompiled, unwrap, vision_config
+from .memory import check_fits
+from .photo import prepare
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+
+
+def bundled() -> list[str]:
+    """Names of the checkpoints that come with the package."""
+    return sorted(p.parent.name for p in CHECKPOINTS.glob("*/config.json"))
+
+
+def located(name: str | os.PathLike) -> str | Path:
+    """A bundled checkpoint's folder; any other name as it is: a folder, or a hub id."""
+    return CHECKPOINTS / name if str(name) in bundled() else name
+
+
+def pretrained(name: str | os.PathLike, *, new_head: bool = False, **options) -> nn.Module:
+    """The classifier in a bundled checkpoint, a folder or on the hub, in float32, with every weight from the file.
+
+    Args:
+        name: bundled name, folder or hub id.
+        new_head: leave out the classification head, which then is random: to be trained.
+        options: of `from_pretrained`; `num_hidden_layers` takes the first layers only.
+
+    Raises:
+        OSError: When it cannot be found or read.
+        ValueError: When config and weights do not fit each other, or a weight is missing, NaN or infinite.
+    """
+    from transformers import AutoModelForImageClassification
+
+    source, name = located(name), str(name)
+    local = Path(source).is_dir()
+    offline = not local and not _hub_answers(name)  # transformers itself would try again for half a minute
+    try:
+        module, info = AutoModelForImageClassification.from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True, local_files_only=local or offline,
+            ignore_mismatched_sizes=True, **options,
+        )  # fmt: skip
+    except Exception as error:  # a broken file ends in whatever its reader stumbles over
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "weights_only" in str(error) or "nsafe" in reason:
+            raise OSError(
+                f"The weights of {name!r} are a pickle file that holds more than tensors, so it can run code when it is "
+                "read. Ask its authors for model.safetensors, or convert it to safetensors where that is safe."
+            ) from None
+        if local:
+            raise OSError(f"The folder {name!r} could not be loaded ({type(error).__name__}): {reason}") from None
+        reason = "the hub is out of reach and no copy is cached" if offline else reason
+        raise OSError(
+            f"{name!r} is not a bundled model ({', '.join(bundled())}) nor a local folder, and as a hub id: {reason}."
+        ) from None
+    _check_complete(module, info, name, new_head, cut="num_hidden_layers" in options)
+    return module
+
+
+def _hub_answers(name):
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        HfApi().model_info(name, timeout=10)
+    except (HfHubHTTPError, HFValidationError):
+        return True  # it answers 'no such model', or would: let transformers say it
+    except Exception:  # no network, no proxy, a timeout: whatever the HTTP library calls it
+        return False
+    return True
+
+
+def _check_complete(module, info, name, new_head, cut):
+    def of_head(key):
+        return "classifier" in key or "head" in key
+
+    missing = {k for k in info["missing_keys"] if not (new_head and of_head(k))}
+    if any(of_head(k) for k in missing):
+        raise ValueError(
+            f"{name!r} has no trained classification head ({_some(k for k in missing if of_head(k))} missing). Take a "
+            "fine-tuned checkpoint, such as facebook/dinov2-small-imagenet1k-1-layer, or fine-tune one: gmar finetune."
+        )
+    wrong = {
+        f"{k} is {tuple(there)} in the file, {tuple(here)} by config.json"
+        for k, there, here in info["mismatched_keys"]
+        if not (new_head and of_head(k))
+    }
+    if wrong:
+        raise ValueError(f"config.json and the weights of {name!r} do not fit each other: {_some(wrong)}.")
+    if missing and not _unused(module, missing):
+        raise ValueError(
+            f"The weights of {name!r} are not complete: {_some(missing)} missing, which would be random numbers. "
+            "Save the model again with save_pretrained, or correct the keys or config.json."
+        )
+    pattern = re.compile(r"\d+")
+    known = {pattern.sub("#", key) for key in module.state_dict()}
+    more = {k for k in info["unexpected_keys"] if pattern.sub("#", k) in known}
+    if more and not cut:
+        raise ValueError(
+            f"The file of {name!r} holds more layers than its config.json counts: {_some(more)} would be left out. "
+            "Correct num_hidden_layers."
+        )
+
+
+def _some(keys):
+    keys = sorted(keys)
+    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
+def _unused(module, missing):
+    """Whether the logits do not depend on the parameters `missing`: as NaN, they leave no trace in them."""
+    size = getattr(vision_config(module), "image_size", None) or 224
+    x = torch.zeros(1, channels_of(module), *pair(size))
+    lost = {k: torch.full_like(v, torch.nan) for k, v in module.state_dict().items() if k in missing}
+    with torch.inference_mode():
+        return bool(logits_of(functional_call(module.eval(), lost, (x,))).isfinite().all())
+
+
+def check_weights(module: nn.Module, name: str) -> None:
+    """ValueError when a weight is NaN or infinite."""
+    wrong = [k for k, v in module.named_parameters() if v.is_floating_point() and not v.isfinite().all()]
+    if wrong:
+        raise ValueError(
+            f"The weights of {name!r} hold NaN or infinite values ({_some(wrong)}): a training that diverged, or a "
+            "conversion to float16 that overflowed."
+        )
+
+
+def channels_of(module: nn.Module) -> int:
+    """Input channels, by the configuration or else by the first convolution; 3 when neither says."""
+    channels = getattr(vision_config(module), "num_channels", None)
+    if channels is None:
+        channels = next((m.in_channels for m in module.modules() if isinstance(m, nn.Conv2d)), 3)
+    return channels
+
+
+def label_words(module: nn.Module) -> list[str]:
+    """The words of the classes 0 to K − 1; empty for a model without any."""
+    id2label = getattr(getattr(uncompiled(module), "config", None), "id2label", None) or {}
+    ids = sorted(id2label)
+    if ids != list(range(len(ids))):
+        raise ValueError(
+            f"id2label numbers the classes {ids[0]} to {ids[-1]} ({len(ids)} of them), but classes are counted from 0 "
+            f"to {len(ids) - 1}. Correct id2label in config.json."
+        )
+    return [str(id2label[k]) for k in ids]
+
+
+# --- processors -------------------------------------------------------------------------------------------------------
+
+
+def image_processor(source: str | Path | None, module: nn.Module, mean=None, std=None, size=None):
+    """The checkpoint's own processor on the PIL path; or one made of mean, std and size, and for what is not given of
+    the configuration, 0.5 and 0.5, with a warning."""
+    config = vision_config(module)
+    nothing_given = mean is None and std is None and size is None
+    timm_cfg = getattr(unwrap(module), "pretrained_cfg", None) or getattr(config, "pretrained_cfg", None)
+    if nothing_given and timm_cfg:
+        return _timm_processor(timm_cfg, getattr(getattr(unwrap(module), "patch_embed", None), "img_size", None))
+    if nothing_given and source is not None and (found := _saved_processor(source)) is not None:
+        return found
+    from transformers import ViTImageProcessorPil
+
+    channels = channels_of(module)
+    height, width = pair(size if size is not None else getattr(config, "image_size", None) or 224)
+    mean, std = (None if v is None else np.asarray(v, dtype=float).reshape(-1).tolist() for v in (mean, std))
+    if mean is None or std is None:
+        warnings.warn(
+            f"{'No processor file: pictures' if nothing_given else 'Pictures'} are resized to {height}×{width} and "
+            f"normalised with mean {mean or 0.5} and standard deviation {std or 0.5}. If the model was trained "
+            "otherwise, pass mean=, std= and size=, or processor=.",
+            stacklevel=3,
+        )
+    return ViTImageProcessorPil(
+        size={"height": height, "width": width}, image_mean=mean or [0.5] * channels, image_std=std or [0.5] * channels
+    )
+
+
+def _saved_processor(source):
+    """The processor of a folder or hub id; None where there is no file of one."""
+    from huggingface_hub import try_to_load_from_cache
+    from transformers import AutoImageProcessor
+
+    try:
+        return AutoImageProcessor.from_pretrained(source, backend="pil")
+    except Exception as error:  # whatever a broken file makes its reader stumble over
+        if Path(source).is_dir():
+            files = [Path(source, name) for name in PROCESSOR_FILES if Path(source, name).exists()]
+        else:
+            files = [f for name in PROCESSOR_FILES if isinstance(f := try_to_load_from_cache(str(source), name), str)]
+        if not files:
+            return None
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"The processor file {Path(files[0]).name!r} of {str(source)!r} is broken or of a kind that transformers does "
+            f"not know ({reason}). Correct it, or pass mean=, std= and size=, or processor=."
+        ) from None
+
+
+def _timm_processor(cfg, img_size=None):
+    """timm's own evaluation transform on the PIL path: the shortest side to size / crop_pct, then the centre."""
+    from transformers import BitImageProcessorPil
+
+    height, width = img_size or cfg["input_size"][1:]
+    if height != width or cfg.get("crop_mode", "center") != "center":
+        raise ValueError(
+            f"Only timm's square centre crop is known here; this model has input size {height}×{width} and crop_mode "
+            f"{cfg.get('crop_mode')!r}. Pass mean=, std= and size=, or processor=."
+        )
+    return BitImageProcessorPil(
+        size={"shortest_edge": math.floor(height / (cfg.get("crop_pct") or 0.875))},
+        crop_size={"height": height, "width": width},
+        resample=Image.Resampling[(cfg.get("interpolation") or "bicubic").upper()],
+        image_mean=list(cfg["mean"]),
+        image_std=list(cfg["std"]),
+    )
+
+
+def own_copy(processor):
+    """A copy of the caller's image processor; of a multimodal processor, of its image side."""
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    processor = getattr(processor, "image_processor", processor)
+    if not isinstance(processor, ImageProcessingMixin):
+        raise TypeError(
+            f"processor must be an image processor of transformers, got {type(processor).__name__}. For another "
+            "transform pass mean=, std= and size=, or prepare the pixel values yourself and call gmar_utils.explain."
+        )
+    return copy.deepcopy(processor)
+
+
+def check_processor(processor, channels: int) -> torch.Size:
+    """The shape (1, channels, h, w) of what it makes of a square picture.
+
+    Raises:
+        ValueError: When it makes nothing, or NaN or infinite values, or the same of black and white.
+    """
+    name = type(processor).__name__
+    try:
+        black, white = (prepare(processor, np.full((224, 224, channels), v, np.uint8)) for v in (0, 255))
+    except Exception as error:
+        raise ValueError(f"The processor {name} cannot prepare a picture of {channels} channels: {error}") from None
+    if black.ndim != 4 or black.shape[1] != channels or 0 in black.shape:
+        raise ValueError(f"The processor {name} makes values of shape {tuple(black.shape)} for {channels} channels.")
+    centre = (..., black.shape[2] // 2, black.shape[3] // 2)
+    if not (black.isfinite().all() and white.isfinite().all() and (white[centre] > black[centre]).all()):
+        raise ValueError(
+            f"The processor {name} makes no usable values of a picture: image_mean {processor.image_mean}, image_std "
+            f"{processor.image_std}, rescale_factor {getattr(processor, 'rescale_factor', None)}. Standard deviations "
+            "must be finite and above 0."
+        )
+    return black.shape
+
+
+# --- another size -----------------------------------------------------------------------------------------------------
+
+
+def at_size(module: nn.Module, processor, size: tuple[int, int]) -> nn.Module:
+    """`processor` set to `size`, and a model that takes it: the module itself where that is so, else a shallow copy.
+
+    The copy is of the same class and shares every weight and submodule. It differs by one hook, which asks the forward
+    pass for interpolated position embeddings, so that maps and metrics need no extra argument."""
+    height, width = size
+    shape, device = (1, channels_of(module), height, width), next(module.parameters()).device
+    check_fits(module, shape, device)
+    if getattr(processor, "do_center_crop", False):
+        if edge := processor.size.get("shortest_edge"):
+            processor.size = {"shortest_edge": round(edge * min(size) / processor.crop_size["height"])}
+        elif processor.size.get("height"):
+            before = processor.crop_size
+            scaled = (round(processor.size[k] * side / before[k]) for k, side in (("height", height), ("width", width)))
+            processor.size = dict(zip(("height", "width"), scaled, strict=True))
+        processor.crop_size = {"height": height, "width": width}
+    elif getattr(processor, "crop_pct", None):
+        processor.size = {"shortest_edge": height}
+    else:
+        processor.size = {"height": height, "width": width}
+    prepared = check_processor(processor, shape[1])
+    if tuple(prepared) != shape:
+        raise ValueError(
+            f"{type(processor).__name__} cannot be set to {height}×{width} pixels; it makes {tuple(prepared[2:])}. Pass "
+            "mean=, std= and size=, or a processor for this size."
+        )
+    asked = {"interpolate_pos_encoding": True}
+    by_name = "interpolate_pos_encoding" in inspect.signature(uncompiled(module).forward).parameters
+    if not by_name and (error := failure(module, shape)) is None:
+        return module
+    if (error_asked := failure(module, shape, **asked)) is not None:
+        reason = error_asked if by_name else error
+        raise ValueError(f"{type(module).__name__} cannot run at {height}×{width} pixels: {reason}")
+    twin = copy.copy(module)
+    twin._forward_pre_hooks, twin._forward_pre_hooks_with_kwargs = OrderedDict(), OrderedDict()
+    for hook_id, hook in module._forward_pre_hooks.items():
+        twin._forward_pre_hooks[hook_id] = hook
+        if hook_id in module._forward_pre_hooks_with_kwargs:
+            twin._forward_pre_hooks_with_kwargs[hook_id] = True
+    twin.register_forward_pre_hook(lambda _, args, kwargs: (args, asked | kwargs), with_kwargs=True)
+    return twin
+
+
+def failure(module: nn.Module, shape, **given) -> str | None:
+    """Why the model cannot run on pixel values of `shape`; None when it can. Models of transformers are asked on
+    tensors without data, which costs nothing at any size."""
+    from transformers import PreTrainedModel
+
+    module = uncompiled(module)
+    weights, device = {}, next(module.parameters()).device
+    if isinstance(module, PreTrainedModel):
+        device = torch.device("meta")
+        named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+        weights = {k: torch.empty_like(v, device=device) for k, v in named}
+    x = torch.zeros(shape, device=device, dtype=next(module.parameters()).dtype)
+    try:
+        with torch.no_grad():
+            logits_of(functional_call(module, weights, (x,), given))
+    except Exception as error:  # whatever the model stumbles over
+        return " ".join(str(error).split()) or type(error).__name__
+    return None
+
+
+def pair(size) -> tuple[int, int]:
+    """(height, width) of one number for both or two; ValueError unless they are whole and at least 1."""
+    try:
+        sides = (size, size) if not isinstance(size, list | tuple) else tuple(size)
+        height, width = (operator.index(side) for side in sides)
+    except (TypeError, ValueError):
+        height = width = 0
+    if min(height, width) < 1:
+        raise ValueError(f"A size is a whole number of pixels, or (height, width), of at least 1; got {size!r}.")
+    return height, width
