@@ -1,0 +1,244 @@
+"""LibraGrad, CP-LRP and AttnLRP: the model's own forward pass with another backward pass.
+
+Where a function is affine, its inputs and biases times their gradients sum to its value, so that each product is that
+input's share. A transformer is not affine; these methods hold some of its factors constant in the backward pass, and the
+forward pass stays as it is. The code follows the papers; none of it is their authors'.
+"""
+
+from contextlib import ExitStack
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from ..capture import Trace
+from ..capture.layout import blocks, logits_of, unwrap
+from ..capture.target import class_score
+from ..capture.tracing import recording
+
+LAYERS = ("all", "input", "upper")
+
+
+def libra(trace: Trace, layers: str = "all") -> torch.Tensor:
+    """LibraGrad's input × gradient (B, N), signed [mehri2025libragrad]: Σ_l Σ_d X⁽ˡ⁾ · ∂y/∂X⁽ˡ⁾.
+
+    X⁽ˡ⁾ are the tokens that enter block l. Constant in the backward pass are attention, the deviation that a LayerNorm
+    divides by, and the factor f(x)/x of every activation f; a gated MLP's factors get half of the gradient each.
+
+    Args:
+        trace: Supplies the model, the images and the target; its attention is not read.
+        layers: "all" sums over the blocks; "input" takes the first block alone, which is CP-LRP [ali2022conservative]
+            at the tokens; "upper" sums over the upper half of the blocks. The sum over blocks is not the authors'
+            FullGrad+, which also adds the products of all biases with their gradients.
+
+    Returns:
+        Signed token scores (B, N). The scores of one block and the products of the biases above it sum to y.
+
+    Raises:
+        ValueError: For another `layers`; for a model whose products do not sum to y, because it calls something that
+            the rules do not know (a normalisation or an activation of its own, say).
+    """
+    if layers not in LAYERS:
+        raise ValueError(f"layers must be one of {', '.join(LAYERS)}; got {layers!r}.")
+    scores = _complete(trace, slice(None))
+    start = len(scores) // 2 if layers == "upper" else 0
+    return scores[start : 1 if layers == "input" else None].sum(0)
+
+
+def attnlrp(trace: Trace) -> torch.Tensor:
+    """AttnLRP (B, N), signed [achtibat2024attnlrp]: input × gradient at the tokens that enter the first block.
+
+    As `libra(layers="input")`, but attention keeps its gradient. Both products in it, query × key and attention × value,
+    give each factor half, which leaves a quarter to queries and keys and half to values. The paper's maps of ViTs also
+    use the γ rule in the linear layers, with a γ tuned for the model. It is left out here; maps without it are noisy.
+
+    Args:
+        trace: Supplies the model, the images and the target; its attention is not read.
+
+    Returns:
+        Signed token scores (B, N). They do not sum to y.
+
+    Raises:
+        ValueError: As `libra`, whose other rules it shares: those are checked on the first image.
+    """
+    _complete(trace, slice(1))
+    return _propagate(trace, Rules(constant_attention=False), slice(None))[0][0]
+
+
+def _complete(trace, images):
+    """Every block's scores (L, B, N) under `libra`'s rules; a ValueError unless they and the biases' products sum to y."""
+    try:
+        scores, biases, logits = _propagate(trace, Rules(), images)
+        y, entering = _score(trace, logits, images).float(), scores[0].sum(1)
+        before = trace.logits[images].float()
+        missing = (y.sum() - entering.sum() - biases.sum()).abs() / torch.cat([y, entering, biases]).abs().sum()
+        changed = (logits.float() - before).abs().max() / before.abs().max()
+        tolerance = 1e-3 if _exact(logits, trace.pixel_values) else 0.1
+        if not max(missing, changed) <= tolerance:
+            raise UnknownRule(
+                f"inputs and biases times their gradients miss the score by {missing:.1%}, and the logits change by "
+                f"{changed:.1%}; both must be at most {tolerance:.1%}"
+            )
+    except UnknownRule as error:
+        raise ValueError(
+            f"{type(trace.model).__name__} calls something that the rules of libra and attnlrp do not know, such as an "
+            f"activation or a normalisation of its own: {error}. Use another method, such as gmar, or add a rule to "
+            "gmar_utils.methods.propagation."
+        ) from None
+    return scores
+
+
+class UnknownRule(Exception):
+    """The rules do not fit the model."""
+
+
+def _exact(*tensors):
+    """Whether a pass was made in single precision throughout."""
+    cast = torch.is_autocast_enabled(tensors[0].device.type) or torch.get_float32_matmul_precision() != "highest"
+    return not cast and all(t.dtype in (torch.float32, torch.float64) for t in tensors)
+
+
+def _propagate(trace, rules, images):
+    """Every block's scores Σ_d X⁽ˡ⁾ · ∂y/∂X⁽ˡ⁾ (L, B, N), each bias's product, and the logits, for a slice of images."""
+    model, tokens = unwrap(trace.model), []
+
+    def enter(module, args):
+        # cut below the first block: what comes before it needs no gradient
+        tokens.append(args[0] if tokens else args[0].detach().requires_grad_())
+        return (tokens[-1], *args[1:])
+
+    with recording(model, trace.pixel_values[images]) as (_, pixel_values), ExitStack() as stack:
+        for block in blocks(model):
+            stack.callback(block.register_forward_pre_hook(enter).remove)
+        with rules:
+            logits = logits_of(model(pixel_values.detach()))
+        y = _score(trace, logits, images).sum()
+        if not y.requires_grad:
+            raise UnknownRule("the logits have no gradient")
+        scale = 1024 if torch.float16 in (y.dtype, pixel_values.dtype) else 1  # or float16 gradients would underflow
+        inputs = [*tokens, *rules.biases]
+        gradients = torch.autograd.grad(scale * y, inputs, allow_unused=True)  # a bias of a query has none
+    products = [
+        x.new_zeros(x.shape, dtype=torch.float32) if g is None else x.detach().float() * g.float() / scale
+        for x, g in zip(inputs, gradients, strict=True)
+    ]
+    scores = torch.stack([p.sum(-1) for p in products[: len(tokens)]])
+    return scores, torch.stack([p.sum() for p in products[len(tokens) :]] or [scores.new_zeros(())]), logits.detach()
+
+
+def _score(trace, logits, images):
+    return class_score(logits, trace.target[images], None if trace.against is None else trace.against[images])
+
+
+class Rules(TorchFunctionMode):
+    """Changes the backward pass of the functions called inside it, wherever the stream passes: what has a gradient.
+
+    Forward results stay. Every constant that is added to the stream is replaced by a leaf and kept in `biases`.
+    """
+
+    def __init__(self, constant_attention: bool = True):
+        super().__init__()
+        self.constant_attention, self.biases = constant_attention, []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name = getattr(func, "__name__", "")
+        rule = _RULES.get(name)
+        result = rule(self, func, *args, **(kwargs or {})) if rule else func(*args, **(kwargs or {}))
+        if name in _CONSTANT:
+            result = result.detach()
+        if any(_on_stream(t) or hasattr(t, "_held") for t in _tensors([args, kwargs])):
+            for tensor in _tensors(result):
+                if not tensor.requires_grad:
+                    tensor._held = True  # a constant to the gradient, but not to the input
+        return result
+
+    def _bias(self, value, like):
+        if hasattr(value, "_held"):
+            raise UnknownRule("it adds to the stream what has no gradient, though it depends on the input")
+        leaf = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+        leaf = leaf if leaf.requires_grad else leaf.detach().requires_grad_()
+        self.biases.append(leaf)
+        return leaf
+
+    def _gate(self, func, x, *args, **kwargs):
+        """f(x) = x · stop(f(x)/x): Φ(x) for GELU, σ(x) for SiLU, one over the length for a normalised vector."""
+        safe = torch.where(x == 0, 1e-4, x.detach())
+        return x * (func(safe, *args, **kwargs) / safe)
+
+    def _layer_norm(self, func, x, shape, weight=None, bias=None, eps=1e-5, *_):
+        axes, exact = tuple(range(-len(shape), 0)), x.to(torch.promote_types(x.dtype, torch.float32))
+        centred = exact - exact.mean(axes, keepdim=True)
+        normed = (centred * (centred.detach().square().mean(axes, keepdim=True) + eps).rsqrt()).to(x.dtype)
+        normed = normed if weight is None else normed * weight
+        return normed if bias is None else self._add(torch.add, normed, bias)
+
+    def _rms_norm(self, func, x, shape, weight=None, eps=None):
+        normed = self._gate(func, x, shape, None, eps)
+        return normed if weight is None else normed * weight
+
+    def _linear(self, func, x, weight, bias=None, *args, **kwargs):
+        bias = self._bias(bias, weight) if bias is not None and _on_stream(x) else bias
+        return func(x, weight, bias, *args, **kwargs)
+
+    def _add(self, func, a, b, **kwargs):
+        if _on_stream(a) and not _on_stream(b):
+            b = self._bias(b, a)
+        elif _on_stream(b) and not _on_stream(a):
+            a = self._bias(a, b)
+        return func(a, b, **kwargs)
+
+    def _concatenate(self, func, tensors, *args, **kwargs):
+        if any(map(_on_stream, tensors)):
+            tensors = [t if _on_stream(t) else self._bias(t, t) for t in tensors]
+        return func(tensors, *args, **kwargs)
+
+    def _multiply(self, func, a, b, **kwargs):
+        if _on_stream(a) and _on_stream(b):
+            a, b = _share(a, 0.5), _share(b, 0.5)
+        return func(a, b, **kwargs)
+
+    def _divide(self, func, a, b, **kwargs):
+        return func(a, b.detach() if _on_stream(b) else b, **kwargs)
+
+    def _attend(self, func, query, key, value, attn_mask=None, *args, **kwargs):
+        if self.constant_attention:
+            query, key = query.detach(), key.detach()
+            attn_mask = None if attn_mask is None else attn_mask.detach()
+        else:
+            query, key, value = _share(query, 0.25), _share(key, 0.25), _share(value, 0.5)
+        return func(query, key, value, attn_mask, *args, **kwargs)
+
+
+def _tensors(value):
+    """Every tensor in nested lists, tuples and dictionaries."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple | dict):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(part)
+
+
+def _on_stream(value):
+    return isinstance(value, torch.Tensor) and value.requires_grad
+
+
+def _share(x, part):
+    """x itself, with this part of its gradient."""
+    if x.requires_grad:
+        x = x.view_as(x)
+        x.register_hook(lambda gradient: gradient * part)
+    return x
+
+
+# By name, because torch.add, Tensor.add and + are three functions of one name.
+_RULES = {
+    **dict.fromkeys(("gelu", "silu", "mish", "hardswish", "tanh", "normalize"), Rules._gate),
+    **dict.fromkeys(("linear", "conv1d", "conv2d"), Rules._linear),
+    **dict.fromkeys(("add", "sub"), Rules._add),
+    "layer_norm": Rules._layer_norm,
+    "rms_norm": Rules._rms_norm,
+    "cat": Rules._concatenate,
+    "mul": Rules._multiply,
+    "div": Rules._divide,
+    "scaled_dot_product_attention": Rules._attend,
+}
+_CONSTANT = {"sigmoid", "erf", "rsqrt", "norm", "linalg_vector_norm"}  # QuickGELU is x · σ(1.702 x)
