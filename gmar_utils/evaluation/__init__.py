@@ -1,5 +1,8 @@
 """Methods × metrics over a data set, in tables with intervals and provenance."""
 
-from .run import DEFAULT_METHODS, DEFAULT_PROTOCOL, Results, evaluate
+from .measures import METRICS, Measure
+from .run import evaluate
+from .summary import Summary
+from .variants import DEFAULT_METHODS
 
-__all__ = ["DEFAULT_METHODS", "DEFAULT_PROTOCOL", "Results", "evaluate"]
+__all__ = ["DEFAULT_METHODS", "METRICS", "Measure", "Summary", "evaluate"]

@@ -1,139 +1,268 @@
-"""The entries of --metrics: what each computes for a block of images, as rows name it."""
+"""The metrics of `evaluate`: what each computes for a block of images, the columns it fills, and its options."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from .. import metrics
+from ..metrics.faithfulness import SCORES, Protocol
+from ..metrics.forwards import choice
+from ..metrics.imputation import baseline_named
 from ..model import Vit
-from ..photo import minmax
-from .summary import COLUMNS, COUNTS
+from ..photo import minmax, resize
+
+COUNTS = ("tp", "fp", "fn", "tn")
+BASELINE = "(baseline)"  # the method name of rows that describe the images or a curve's baseline, not a method
+# An option of the metrics, the values it may take (None: see `checked_options`), and its default.
+OPTIONS = {
+    "score": (SCORES, "probability"),
+    "target": ((None, "predicted", "label"), None),  # None: "label" for records with a mask, which is one object's
+    "masking": (("multiply", "raw", "top"), "multiply"),
+    "baseline": (None, "zero"),
+    "steps": (None, None),
+    "unit": (("patch", "pixel"), "patch"),
+    "threshold": (None, metrics.PRESETS["report"]["threshold"]),
+    "iou": (("foreground", "mean"), metrics.PRESETS["report"]["iou"]),
+    "ap": (("foreground", "two-class"), metrics.PRESETS["report"]["ap"]),
+    "aggregate": (("image", "dataset"), metrics.PRESETS["report"]["aggregate"]),
+}
+
+
+def checked_options(given: dict | None = None, fields=()) -> dict:
+    """Every option of the metrics: those given, the defaults for the rest. ValueError for one that does not exist."""
+    given = given or {}
+    if unknown := [k for k in given if k not in OPTIONS]:
+        raise ValueError(f"Unknown protocol option {unknown[0]!r}; there are {', '.join(OPTIONS)}.")
+    options = {k: default for k, (_, default) in OPTIONS.items()} | given
+    for name, (allowed, _) in OPTIONS.items():
+        if allowed:
+            choice(name, options[name], allowed)
+    baseline_named(options["baseline"])
+    steps, threshold = options["steps"], options["threshold"]
+    if not (steps in (None, "patch") or isinstance(steps, int) and not isinstance(steps, bool) and steps >= 1):
+        raise ValueError(f"steps must be 'patch' or a whole number of at least 1, got {steps!r}.")
+    if threshold != "mean" and not (isinstance(threshold, int | float) and math.isfinite(threshold)):
+        raise ValueError(f"threshold must be a number or 'mean', got {threshold!r}.")
+    options["target"] = options["target"] or ("label" if "mask" in fields else "predicted")
+    return options
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a block needs: the model, how it is called for metric forwards, and the options."""
+class Case:
+    """A block of images and one method's maps of it: what a metric is computed from."""
 
     vit: Vit
-    forward: torch.nn.Module
-    methods: dict
-    measures: tuple
-    protocol: dict
-    seed: int
-    batch_size: int
+    forward: torch.nn.Module  # the model as the metrics' forwards call it
+    options: dict
+    common: dict  # batch_size and precision of those forwards, and the seed
+    pixel_values: torch.Tensor  # (B, channels, height, width)
+    predicted: torch.Tensor  # (B,)
+    target: torch.Tensor  # (B,)
+    maps: torch.Tensor  # (B, R, C)
+    records: list
+
+    @cached_property
+    def on_photo(self) -> list[torch.Tensor]:
+        """Maps at the model's input size, min–max, on each photo's own pixels; NaN outside the crop."""
+        maps = minmax(resize(self.maps, self.pixel_values.shape[-2:]))
+        return self.vit.to_photo(maps, [r["image"] for r in self.records])
+
+    @cached_property
+    def insertion(self) -> metrics.Curve:
+        return self.run(metrics.insertion, **self.removal)
+
+    @cached_property
+    def deletion(self) -> metrics.Curve:
+        return self.run(metrics.deletion, **self.removal)
+
+    @property
+    def removal(self) -> dict:
+        return {k: self.options[k] for k in ("score", "baseline", "steps", "unit")}
+
+    @property
+    def scale(self) -> float:
+        """Probabilities are printed ×100; logits as they are."""
+        return 100 if self.options["score"] == "probability" else 1
+
+    def run(self, function: Callable, **options):
+        """A metric on this block's images, maps and targets."""
+        return function(self.forward, self.pixel_values, self.maps, self.target, **self.common, **options)
+
+    def masks(self, field: str = "mask") -> list[torch.Tensor]:
+        return [torch.as_tensor(np.array(r[field])) for r in self.records]
 
 
-def _on_photo(job, pixel_values, maps, records):
-    """Maps at the model's input size, min–max, then on each photo's own pixels (a list; NaN outside the crop)."""
-    maps = F.interpolate(maps[:, None], pixel_values.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-    return job.vit.to_photo(minmax(maps), [r["image"] for r in records])
+@dataclass(frozen=True)
+class Found:
+    """A metric of one block: (B,) values of each column, those that no method changes, and how they were measured."""
+
+    values: dict[str, torch.Tensor]
+    protocol: Protocol
+    shared: dict[str, torch.Tensor]
 
 
-def _card(job, protocol):
-    return str(replace(protocol, target=job.protocol["target"], images=None))
+@dataclass(frozen=True)
+class Measure:
+    """A metric as `evaluate` runs it.
+
+    Args:
+        name: as `metrics=` and `--metrics` say it.
+        title: for prose.
+        direction: 1 where higher is better, −1 where lower is, of its first column.
+        needs: the fields a record must have besides the image.
+        columns: {column of the rows: (title, direction)}; direction 0: the column only describes.
+        run: Case → Found.
+    """
+
+    name: str
+    title: str
+    direction: int
+    needs: tuple[str, ...]
+    columns: dict[str, tuple[str, int]]
+    run: Callable[[Case], Found]
 
 
-def _drop(job, pixel_values, target, maps, records, masking=None):
-    suffix = "" if masking is None else "_top"
+def _drop(case: Case, top: bool = False) -> Found:
+    suffix, processor = "_top" if top else "", case.vit.processor
+    common = {k: v for k, v in case.common.items() if k != "seed"}
     result = metrics.masked_scores(
-        job.forward, pixel_values, maps, target, score=job.protocol["score"],
-        masking=masking or job.protocol["masking"], batch_size=job.batch_size,
-        mean=getattr(job.vit.processor, "image_mean", None), std=getattr(job.vit.processor, "image_std", None),
+        case.forward, case.pixel_values, case.maps, case.target, score=case.options["score"],
+        masking="top" if top else case.options["masking"], mean=getattr(processor, "image_mean", None),
+        std=getattr(processor, "image_std", None), **common,
     )  # fmt: skip
     values = {
         f"average_drop{suffix}": metrics.average_drop(result.full, result.masked, per_image=True),
         f"average_increase{suffix}": metrics.average_increase(result.full, result.masked, per_image=True),
     }
-    if masking is None:
-        values["coverage"] = result.coverage
-    return values, {}, _card(job, result.protocol)
+    return Found(values if top else values | {"coverage": result.coverage}, result.protocol, {})
 
 
-def _drop_top(*block):
-    return _drop(*block, masking="top")
+def _curve(name):
+    def run(case: Case) -> Found:
+        curve = getattr(case, name)
+        return Found({name: case.scale * curve.auc}, curve.protocol, _kept(case, name, curve))
+
+    return run
 
 
-def _curve(function):
-    def measure(job, pixel_values, target, maps, records):
-        options = {k: job.protocol[k] for k in ("score", "baseline", "steps", "unit")}
-        curve = function(job.forward, pixel_values, maps, target, batch_size=job.batch_size, seed=job.seed, **options)
-        name = curve.protocol.metric
-        return {name: _scale(job) * curve.auc}, _kept(job, name, curve), _card(job, curve.protocol)
-
-    return measure
-
-
-def _morf_lerf(job, pixel_values, target, maps, records, road=False):
-    options = {k: job.protocol[k] for k in ("score", "baseline", "steps", "unit")}
-    names = ("morf", "lerf", "lerf_minus_morf")
-    if road:  # a sparse solve for each image and step: ten steps unless the protocol says otherwise
-        options |= {"baseline": "linear", "steps": job.protocol["steps"] or min(10, maps[0].numel())}
-        names = ("road_morf", "road_lerf", "road")
-    morf, lerf, difference = metrics.morf_lerf(
-        job.forward, pixel_values, maps, target, batch_size=job.batch_size, seed=job.seed, **options
-    )
-    values = {name: _scale(job) * v for name, v in zip(names, (morf.auc, lerf.auc, difference), strict=True)}
-    card = _card(job, replace(morf.protocol, metric="ROAD" if road else "MoRF and LeRF", order=None))
-    return values, _kept(job, names[0], morf), card
-
-
-def _scale(job):
-    """Probabilities are printed ×100; logits as they are."""
-    return 100 if job.protocol["score"] == "probability" else 1
-
-
-def _kept(job, name, curve):
+def _kept(case, column, curve):
     """What the baseline keeps; a share of a logit would mean nothing."""
-    return {name: curve.baseline_kept} if job.protocol["score"] == "probability" else {}
+    return {column: curve.baseline_kept} if case.options["score"] == "probability" else {}
 
 
-def _road(*block):
-    return _morf_lerf(*block, road=True)
+def _srg(case: Case) -> Found:
+    gain = case.insertion.auc - case.deletion.auc
+    return Found({"srg": case.scale * gain}, replace(case.insertion.protocol, metric="SRG"), {})
 
 
-def _box(job, pixel_values, target, maps, records):
-    on_photo = [m.nan_to_num(0) for m in _on_photo(job, pixel_values, maps, records)]
-    boxes = [r["box"] for r in records]
+def _saco(case: Case) -> Found:
+    values = case.run(metrics.saco, score=case.options["score"])
+    protocol = Protocol("SaCo", case.options["score"], baseline="mean", unit="patch", groups=10)
+    return Found({"saco": 100 * values}, replace(protocol, precision=case.common["precision"]), {})
+
+
+def _road(case: Case) -> Found:
+    # a sparse solve for each image and step: ten steps unless the protocol says otherwise
+    steps = case.options["steps"] or min(10, case.maps[0].numel())
+    morf, lerf, gain = case.run(metrics.morf_lerf, **case.removal | {"baseline": "linear", "steps": steps})
+    values = {"road_morf": morf.auc, "road_lerf": lerf.auc, "road": gain}
+    protocol = replace(morf.protocol, metric="ROAD", order=None)
+    return Found({k: case.scale * v for k, v in values.items()}, protocol, _kept(case, "road_morf", morf))
+
+
+def _box(case: Case) -> Found:
+    on_photo = [m.nan_to_num(0) for m in case.on_photo]
+    boxes = [r["box"] for r in case.records]
     values = {
         "pointing_game": metrics.pointing_game(on_photo, boxes),
         "energy_in_box": metrics.energy_in_box(on_photo, boxes),
     }
-    return values, {}, _card(job, metrics.Protocol("boxes", unit="photo pixel"))
+    return Found(values, Protocol("boxes", unit="photo pixel"), {})
 
 
 def _masks(name):
-    def measure(job, pixel_values, target, maps, records):
-        masks = [torch.as_tensor(np.array(r["mask"])) for r in records]
-        on_photo, masks = metrics.outside_is_void(_on_photo(job, pixel_values, maps, records), masks)
-        options = job.protocol
+    def run(case: Case) -> Found:
+        options = case.options
+        on_photo, masks = metrics.outside_is_void(case.on_photo, case.masks())
         if name == "average_precision":
-            values = {name: metrics.average_precision(on_photo, masks, options["ap"])}
-            return values, {}, f"AP: target {options['target']} · ap {options['ap']}"
+            return Found(
+                {name: metrics.average_precision(on_photo, masks, options["ap"])}, Protocol("AP", ap=options["ap"]), {}
+            )
         found = metrics.counts(on_photo, masks, options["threshold"])
         value = metrics.accuracy_of(found) if name == "pixel_accuracy" else metrics.iou_of(found, options["iou"])
+        protocol = Protocol(
+            "Pixel accuracy" if name == "pixel_accuracy" else "IoU", threshold=options["threshold"],
+            iou=options["iou"] if name == "iou" else None, aggregate=options["aggregate"],
+        )  # fmt: skip
         # The counts go into the rows too: dataset-level figures are made of their sums.
-        kind = "" if name == "pixel_accuracy" else f" · iou {options['iou']}"
-        card = (
-            f"{COLUMNS[name][0]}: target {options['target']} · threshold {options['threshold']}{kind} · "
-            f"aggregate {options['aggregate']}"
-        )
-        return dict(zip(COUNTS, found.T, strict=True)) | {name: value}, {}, card
+        return Found(dict(zip(COUNTS, found.T, strict=True)) | {name: value}, protocol, {})
 
-    return measure
+    return run
 
 
-# Each gives ({metric: (B,) values}, {metric: percent the baseline keeps}, the protocol as a line of text).
-MEASURES = {
-    "drop": _drop,
-    "drop-top": _drop_top,
-    "insertion": _curve(metrics.insertion),
-    "deletion": _curve(metrics.deletion),
-    "morf-lerf": _morf_lerf,
-    "road": _road,
-    "box": _box,
-    "pixel-accuracy": _masks("pixel_accuracy"),
-    "iou": _masks("iou"),
-    "average-precision": _masks("average_precision"),
-}
+def _which(case: Case) -> Found:
+    pair = case.on_photo, case.masks(), case.masks("other")
+    values = {"which": 100 * metrics.which(*pair), "which_auroc": 100 * metrics.auroc(*pair)}
+    right = [
+        int(p) in (*r.get("targets", [r["label"]]), *r.get("other_targets", []))
+        for p, r in zip(case.predicted, case.records, strict=True)
+    ]
+    return Found(values, Protocol("one of two", unit="photo pixel"), {"top_1": 100.0 * torch.tensor(right)})
+
+
+METRICS: dict[str, Measure] = {
+    m.name: m
+    for m in (
+        Measure("drop", "Average drop and increase", -1, (),
+                {"average_drop": ("Avg Drop", -1), "coverage": ("Coverage", 0), "average_increase": ("Avg Increase", 1)},
+                _drop),
+        Measure("insertion", "Insertion", 1, (), {"insertion": ("Insertion", 1)}, _curve("insertion")),
+        Measure("deletion", "Deletion", -1, (), {"deletion": ("Deletion", -1)}, _curve("deletion")),
+        Measure("srg", "Symmetric relevance gain", 1, (), {"srg": ("SRG", 1)}, _srg),
+        Measure("saco", "Salience-guided consistency", 1, (), {"saco": ("SaCo", 1)}, _saco),
+        Measure("drop-top", "Average drop and increase of the top half", -1, (),
+                {"average_drop_top": ("Avg Drop, top half", -1), "average_increase_top": ("Avg Increase, top half", 1)},
+                lambda case: _drop(case, top=True)),
+        Measure("road", "ROAD", 1, (),
+                {"road_morf": ("ROAD MoRF", -1), "road_lerf": ("ROAD LeRF", 1), "road": ("ROAD, LeRF − MoRF", 1)},
+                _road),
+        Measure("box", "Pointing game and energy in the box", 1, ("box",),
+                {"pointing_game": ("Pointing game", 1), "energy_in_box": ("Energy in box", 1)}, _box),
+        Measure("pixel-accuracy", "Pixel accuracy", 1, ("mask",), {"pixel_accuracy": ("Pixel accuracy", 1)},
+                _masks("pixel_accuracy")),
+        Measure("iou", "Intersection over union", 1, ("mask",), {"iou": ("IoU", 1)}, _masks("iou")),
+        Measure("average-precision", "Average precision", 1, ("mask",), {"average_precision": ("AP", 1)},
+                _masks("average_precision")),
+        Measure("which", "One of two objects", 1, ("mask", "other"),
+                {"which": ("Which of two", 1), "which_auroc": ("AUROC of the two", 1), "top_1": ("Top-1", 0)}, _which),
+    )
+}  # fmt: skip
+COLUMNS = {column: about for m in METRICS.values() for column, about in m.columns.items()}
+FAITHFULNESS = ("drop", "drop-top", "insertion", "deletion", "srg")
+LOCALIZATION = ("pixel-accuracy", "iou", "average-precision")
+TWO_OBJECTS = ("which",)
+
+
+def default_metrics(fields) -> tuple[str, ...]:
+    """The metrics for records with these fields."""
+    return TWO_OBJECTS if "other" in fields else LOCALIZATION if "mask" in fields else FAITHFULNESS
+
+
+def checked_metrics(names, fields) -> tuple[str, ...]:
+    """Names of METRICS; ValueError for one that does not exist, or that these records lack a field for."""
+    names = (names,) if isinstance(names, str) else tuple(names) if names is not None else default_metrics(fields)
+    for name in names:
+        if name not in METRICS:
+            raise ValueError(f"Unknown metric {name!r}; there are {', '.join(METRICS)}.")
+        for needed in METRICS[name].needs:
+            if needed not in fields:
+                raise ValueError(
+                    f"The metric {name} needs records with a {needed}; these have {', '.join(sorted(fields))}."
+                )
+    if not names:
+        raise ValueError(f"There is no metric to compute; choose from {', '.join(METRICS)}.")
+    return tuple(dict.fromkeys(names))

@@ -58,13 +58,15 @@ def weights_sha256(vit: Vit) -> str:
 
         cached = try_to_load_from_cache(vit.name, "model.safetensors")
         file = Path(cached) if isinstance(cached, str) else file
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else state_sha256(vit.model)
+
+
+def state_sha256(model: torch.nn.Module) -> str:
+    """SHA-256 of the weights as they are in memory, which may have been changed since they were loaded."""
     digest = hashlib.sha256()
-    if file.is_file():
-        digest.update(file.read_bytes())
-    else:
-        for name, tensor in sorted(vit.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

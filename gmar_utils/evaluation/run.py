@@ -1,337 +1,223 @@
-"""Methods × metrics over a data set: blocks that survive a kill, several processes; the options of `gmar evaluate`.
+"""Methods × metrics over a data set: blocks that survive a kill, several processes.
 
 Images are dealt in fixed blocks. A finished block is one file, put in place by a rename, so a run that is killed and
 started again computes only what is missing, and several processes need no more than each taking every n-th block. All
 maps of a block come from one trace where they share it; the metrics' forwards take the fast attention path.
 """
 
-import ast
 import importlib.util
 import json
-import os
 import time
-from dataclasses import dataclass
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+import transformers
 from accelerate import PartialState
 from tqdm import tqdm
 
-from .. import __version__, data, metrics
+from .. import __version__
 from ..capture.layout import logits_of
 from ..capture.target import resolve_target
-from ..cli import types
-from ..methods.registry import METHODS, bind, explain_many
-from ..metrics.faithfulness import evaluating
-from ..model import Vit, load_model
-from .measures import MEASURES, Job
-from .provenance import describe_device, provenance, shown, weights_sha256
-from .summary import BASELINE, COLUMNS, COUNTS, Table, footnote, summarize, tables, to_markdown, uniform_twins
-
-__all__ = [  # with what its neighbours define: one place to read from
-    "BASELINE", "COLUMNS", "COUNTS", "DEFAULT_METHODS", "DEFAULT_PROTOCOL", "FAITHFULNESS", "LOCALIZATION", "MEASURES",
-    "Results", "Table", "describe_device", "evaluate", "footnote", "provenance", "summarize", "tables", "to_markdown",
-    "uniform_twins", "weights_sha256",
-]  # fmt: skip
-
-# label: (method, options). `rollout` is GMAR at uniform weights for "output-first", `rollout-report` for "report".
-DEFAULT_METHODS = {
-    "grad-cam": ("grad-cam", {}),
-    "rollout": ("rollout", {}),
-    "rollout-report": ("rollout", {"variant": "report"}),
-    **{
-        f"gmar-{norm or 'none'}-{variant}": ("gmar", {"norm": norm, "variant": variant})
-        for variant, norms in {
-            "paper": (None, "l1", "l2"),
-            "report": ("l1", "l2"),
-            "output-first": ("l1", "l2"),
-        }.items()
-        for norm in norms
-    },
-    **{name: (name, {}) for name in ("legrad", "chefer", "attention", "random", "center")},
-}
-
-FAITHFULNESS = ("drop", "drop-top", "insertion", "deletion")
-LOCALIZATION = ("pixel-accuracy", "iou", "average-precision")
-DEFAULT_PROTOCOL = {  # target None: "label" for records with a mask, which is one object's, else "predicted"
-    "score": "probability", "target": None, "masking": "multiply", "baseline": "zero", "steps": None,
-    "unit": "patch", **metrics.PRESETS["report"],
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Results:
-    """rows (image, method, metric, value); summary (one line per method and metric); the Markdown of both tables."""
-
-    rows: pd.DataFrame
-    summary: pd.DataFrame
-    markdown: str
+from ..data import best_target
+from ..methods.registry import explain_many
+from ..metrics.faithfulness import step_count
+from ..metrics.forwards import choice, evaluating
+from ..model import Vit
+from .folder import claim, digest, read_block, write, write_block
+from .measures import BASELINE, METRICS, Case, checked_metrics, checked_options
+from .provenance import describe_device, provenance, shown, state_sha256, weights_sha256
+from .summary import Summary, summarize
+from .variants import described, functions, specified, twins
 
 
 def evaluate(
     vit: Vit,
-    records,
-    out: str | Path,
+    data,
+    methods=None,
+    metrics=None,
+    out: str | Path | None = None,
     *,
-    methods: dict | None = None,
-    measures: tuple[str, ...] | None = None,
     protocol: dict | None = None,
     limit: int | None = None,
     seed: int = 0,
     batch_size: int = 64,
     block: int = 16,
+    precision: str = "auto",
     data_name: str = "",
-) -> Results:
-    """Run `methods` × `measures` over `records`; rows, summary and provenance land in the folder `out`.
+) -> Summary:
+    """Run methods × metrics over records.
 
-    records     a sequence of {"image", and "label" (or "targets", several that count), "box", "mask" where needed}
-    methods     {label: (method, options)}; default `DEFAULT_METHODS`
-    measures    keys of `MEASURES`; default: localisation for records with a mask, else faithfulness
-    protocol    options that differ from `DEFAULT_PROTOCOL`
-    limit       so many images, drawn with `seed`; batch_size: images per metric forward; block: images per file
-    data_name   the data set's name, for the provenance
+    With a folder `out`, rows, summary and provenance land there, and a run that was killed goes on when it is called
+    again with the same arguments; under `accelerate launch` the processes share the blocks. Rows depend on neither.
 
-    Killed and called again with the same arguments it computes what is missing; called under `accelerate launch` the
-    processes share the blocks. Rows do not depend on either. A record is the unit of the bootstrap: a photo with two
-    objects is two records. ValueError when `out` holds a run with other settings.
+    Args:
+        vit: the model, as `load_model` gives it.
+        data: a sequence of {"image", and "label" (or "targets", several that count), "box", "mask", "other" (the mask
+            of a photo's other object) where a metric needs it}. Records with the same "photo" are drawn together by
+            the bootstrap; without that field each record counts for itself.
+        methods: labels of `DEFAULT_METHODS` and names of METHODS, or {label: name, (name, options), or a function
+            of a trace, such as a functools.partial}. Default: `DEFAULT_METHODS`.
+        metrics: names of `METRICS`. Default: what the records allow.
+        out: a folder; None keeps everything in memory.
+        protocol: options of the metrics that differ from `measures.OPTIONS`.
+        limit: so many records, drawn with `seed`.
+        seed: draws records, random maps and the bootstrap.
+        batch_size: images in a metric's forward pass.
+        block: records in a file.
+        precision: of the metrics' forward passes: "auto", the cheapest that the processor computes in (norms, softmax
+            and head in float32), or "float32". The maps are always made in the model's own.
+        data_name: the data set's name, for the provenance.
+
+    Returns:
+        The summary; `.frame()`, `.to_markdown()`, `.plot()`.
+
+    Raises:
+        ValueError: for arguments that do not fit, before anything runs; when `out` holds a run with other settings.
     """
-    started, state, out = time.perf_counter(), _processes(), Path(out)
-    methods = dict(DEFAULT_METHODS if methods is None else methods)
-    chosen = np.arange(len(records))
-    if limit is not None and limit < len(records):
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(records))[:limit])
+    started, state = time.perf_counter(), PartialState(cpu=not torch.cuda.is_available())
+    out = None if out is None else Path(out)
+    if out is None and state.num_processes > 1:
+        raise ValueError("Several processes share their rows through a folder: give out=.")
+    for name, value in {"limit": limit, "batch_size": batch_size, "block": block}.items():
+        if not (value is None and name == "limit" or isinstance(value, int) and value >= 1):
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    choice("precision", precision, ("auto", "float32"))
+    chosen = np.arange(len(data))
+    if limit is not None and limit < len(data):
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(data))[:limit])
     if not len(chosen):
-        raise ValueError(f"There are no images to evaluate (limit {limit}, {len(records)} records).")
-    fields = set(records[0])
-    measures = tuple(measures or (LOCALIZATION if "mask" in fields else FAITHFULNESS))
-    protocol = _checked_protocol(protocol or {}, fields)
-    _check_measures(measures, fields)
-    settings = {
-        "gmar_utils": __version__, "model": shown(vit.name), "weights_sha256": weights_sha256(vit), "data": data_name,
-        "records": len(records), "images": len(chosen), "seed": seed, "block": block, "methods": methods,
-        "metrics": measures, "protocol": protocol,
-    }  # fmt: skip
-    if state.is_main_process:
-        _claim(out, settings)
-    state.wait_for_everyone()
+        raise ValueError("There are no images to evaluate: the data hold no record.")
+    first = data[int(chosen[0])]
+    methods, metrics = specified(methods), checked_metrics(metrics, set(first))
+    options, maps_of = checked_options(protocol, set(first)), functions(methods, seed)
+    pixel_values = vit.preprocess([first["image"]])
+    with evaluating(vit.model, pixel_values, precision) as found:
+        common = {"batch_size": batch_size, "precision": precision, "seed": seed}
+    _try(vit, pixel_values, maps_of, options)
+    settings = described({
+        "gmar_utils": __version__, "torch": torch.__version__, "transformers": transformers.__version__,
+        "model": shown(vit.name), "weights_sha256": weights_sha256(vit), "state_sha256": state_sha256(vit.model),
+        "input": list(pixel_values.shape[1:]), "preprocessing": _preprocessing(vit.processor),
+        "device": pixel_values.device.type, "dtype": str(pixel_values.dtype), "precision": found,
+        "data": data_name, "records": len(data), "data_crc32": _sample_crc(data, chosen), "images": len(chosen),
+        "seed": seed, "block": block, "methods": methods, "metrics": metrics, "protocol": options,
+    })  # fmt: skip
 
     compile_it = vit.device.type == "cuda" and importlib.util.find_spec("triton") is not None
     forward = torch.compile(vit.model) if compile_it else vit.model
-    job = Job(vit, forward, methods, measures, protocol, seed, batch_size)
     blocks = [chosen[i : i + block] for i in range(0, len(chosen), block)]
-    files = [out / "parts" / f"{i:05d}.csv" for i in range(len(blocks))]
+    files = [out / "parts" / f"{i:05d}.csv" for i in range(len(blocks))] if out else [None] * len(blocks)
+    if out and state.is_main_process:
+        claim(out, settings, files)
+    state.wait_for_everyone()
     mine = [i for i in range(len(blocks)) if i % state.num_processes == state.process_index]
-    todo = [i for i in mine if not files[i].exists()]
+    done = {i: read_block(files[i], settings) for i in mine} if out else {}
+    todo = [i for i in mine if done.get(i) is None]
     total, left = (sum(len(blocks[i]) for i in some) for some in (mine, todo))
     with tqdm(total=total, initial=total - left, unit="image", disable=None if state.is_main_process else True) as bar:
         for i in todo:
-            rows, cards = _run_block(job, [(int(k), records[int(k)]) for k in blocks[i]])
-            _write(out / "protocol.json", json.dumps(cards, indent=1))
-            _write(files[i], pd.DataFrame(rows, columns=["image", "method", "metric", "value"]).to_csv(index=False))
+            numbered = [(int(k), data[int(k)]) for k in blocks[i]]
+            done[i] = _run_block(vit, forward, maps_of, metrics, options, common, numbered)
+            if out:
+                write_block(files[i], *done[i], settings)
             bar.update(len(blocks[i]))
     state.wait_for_everyone()
 
-    rows = pd.concat([pd.read_csv(f) for f in files], ignore_index=True)
-    cards = json.loads((out / "protocol.json").read_text())
-    summary = summarize(rows, methods, protocol, seed)
-    markdown = to_markdown(summary, cards)
-    if state.is_main_process:
-        _write(out / "rows.csv", rows.to_csv(index=False))
-        _write(out / "summary.csv", summary.to_csv(index=False))
-        _write(out / "summary.md", markdown)
-        seconds = round(time.perf_counter() - started, 1)
+    if out:  # from the files alone, so that the rows are the same whoever computed them
+        done = {i: read_block(f, settings) for i, f in enumerate(files)}
+        if lost := [files[i].name for i, found in done.items() if found is None]:
+            raise ValueError(f"Block files are missing or damaged: {', '.join(lost)}. Call again to compute them.")
+    rows = pd.concat([done[i][0] for i in range(len(blocks))], ignore_index=True)
+    table = summarize(rows, list(methods), options, twins(methods), seed)
+    summary = Summary(rows, table, done[0][1])
+    if out and state.is_main_process:
         record = provenance(
-            **settings, batch_size=batch_size, processes=state.num_processes, wall_time_s=seconds,
-            blocks=len(blocks), blocks_from_earlier_run=len(mine) - len(todo), device=describe_device(vit.device),
-        )  # fmt: skip
-        _write(out / "provenance.json", json.dumps(record, indent=1))
-    return Results(rows, summary, markdown)
+            **settings, batch_size=batch_size, processes=state.num_processes, blocks=len(blocks),
+            blocks_from_earlier_run=len(mine) - len(todo), wall_time_s=round(time.perf_counter() - started, 1),
+            settings_sha256=digest(settings),
+        ) | {"device": describe_device(vit.device)}  # fmt: skip
+        write(out / "rows.csv", rows.to_csv(index=False))
+        write(out / "summary.csv", table.to_csv(index=False))
+        write(out / "summary.md", summary.to_markdown())
+        write(out / "protocol.json", json.dumps(summary.protocol, indent=1))
+        write(out / "provenance.json", json.dumps(record, indent=1))
+    return summary
 
 
-def _processes():
-    """Accelerate's view of the processes. Without cpu=True it would take several on CPUs for so many single ones."""
-    return PartialState(cpu=not torch.cuda.is_available())
+def _try(vit, pixel_values, maps_of, options):
+    """One image through every method: what cannot work is refused before anything runs."""
+    for label, function in maps_of.items():
+        try:
+            maps = _maps(vit, pixel_values, {label: function}, None)[label]
+        except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"method {label!r} failed on the first image: {error}") from error
+        if not bool(maps.isfinite().all()):
+            raise ValueError(f"method {label!r} gives NaN or infinity on the first image.")
+    units = maps[0].numel() if options["unit"] == "patch" else pixel_values[0, 0].numel()
+    step_count(options["steps"], options["unit"], units)
 
 
-def _run_block(job: Job, numbered: list) -> tuple[list, dict]:
-    """Rows (image, method, metric, value) of one block, and the protocol of each metric."""
-    records = [r for _, r in numbered]
-    images = [r["image"] for r in records]
-    pixel_values = job.vit.preprocess(images)
-    with evaluating(job.vit.model, pixel_values):
-        logits = logits_of(job.vit.model(pixel_values)).float()
-    target = _target(job, logits.clone(), records)  # a clone leaves inference mode: the maps need a backward pass
+def _maps(vit, pixel_values, maps_of, target):
     with torch.autocast(pixel_values.device.type, enabled=False):  # a caller's autocast is for the metrics' forwards
-        maps = explain_many(job.vit.model, pixel_values, _bound(job.methods, job.seed), target, upsample=False)
-    rows, cards, baselines = [], {}, {}
-    for label, patch_maps in maps.items():
-        values = {}
-        for name in job.measures:
-            found, kept, card = MEASURES[name](job, pixel_values, target, patch_maps, records)
-            values |= found
-            baselines |= kept  # the same for every method
-            cards |= dict.fromkeys(found, card)
-        rows += _rows(numbered, label, values)
-    return rows + _rows(numbered, BASELINE, baselines), cards
+        return explain_many(vit.model, pixel_values, maps_of, target, upsample=False)
+
+
+def _run_block(vit, forward, maps_of, names, options, common, numbered) -> tuple[pd.DataFrame, dict]:
+    """Rows (image, photo, method, metric, value) of one block, and how each metric was measured."""
+    records = [r for _, r in numbered]
+    pixel_values = vit.preprocess([r["image"] for r in records])
+    with evaluating(vit.model, pixel_values), torch.autocast(pixel_values.device.type, enabled=False):
+        logits = logits_of(vit.model(pixel_values)).float()
+    logits = logits.clone()  # this leaves inference mode: the maps need a backward pass
+    predicted = resolve_target(vit.model, logits)
+    target = predicted if options["target"] == "predicted" else _labels(vit, logits, records)
+    rows, protocols, shared = [], {}, {}
+    for label, maps in _maps(vit, pixel_values, maps_of, target).items():
+        case = Case(vit, forward, options, common, pixel_values, predicted, target, maps, records)
+        for name in names:
+            found = METRICS[name].run(case)
+            rows += _rows(numbered, label, found.values)
+            shared |= found.shared  # the same for every method
+            line = str(replace(found.protocol, target=options["target"], images=None))
+            protocols |= dict.fromkeys(found.values, line)
+    rows += _rows(numbered, BASELINE, shared)
+    return pd.DataFrame(rows, columns=["image", "photo", "method", "metric", "value"]), protocols
 
 
 def _rows(numbered, method, values):
     return [
-        (image, method, metric, value)
+        (image, record.get("photo", image), method, metric, value)
         for metric, numbers in values.items()
-        for (image, _), value in zip(numbered, numbers.tolist(), strict=True)
+        for (image, record), value in zip(numbered, numbers.tolist(), strict=True)
     ]
 
 
-def _target(job, logits, records):
-    if job.protocol["target"] == "predicted":
-        return resolve_target(job.vit.model, logits)
+def _labels(vit, logits, records):
+    """(B,) the class of each record; the best-scoring one where several count."""
     if "targets" in records[0]:
-        return data.best_target(logits, [r["targets"] for r in records])
-    return resolve_target(job.vit.model, logits, torch.tensor([int(r["label"]) for r in records]))
+        return best_target(logits, [r["targets"] for r in records])
+    return resolve_target(vit.model, logits, torch.tensor([int(r["label"]) for r in records]))
 
 
-def _claim(out, settings):
-    """Make `out` this run's folder, or make sure that it is."""
-    (out / "parts").mkdir(parents=True, exist_ok=True)
-    settings = json.loads(json.dumps(settings))
-    file = out / "run.json"
-    if file.exists():
-        before = json.loads(file.read_text())
-        if changed := [k for k in settings if before.get(k) != settings[k]]:
-            raise ValueError(
-                f"The folder {shown(str(out))!r} holds a run with another {', '.join(changed)}. Give another --out, "
-                "or delete the folder to start again."
-            )
-    _write(file, json.dumps(settings, indent=1))
+def _preprocessing(processor):
+    """Everything that the processor does to a picture."""
+    found = processor.to_dict() if hasattr(processor, "to_dict") else vars(processor)
+    return {k: v for k, v in found.items() if not k.startswith("_") and not callable(v)}
 
 
-def _write(file, text):
-    """All of the file or none of it, whenever the process is killed."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(file)
-
-
-# Command line ---------------------------------------------------------------------------------------------------------
-
-
-def add_arguments(parser) -> None:
-    """The options of `gmar evaluate`."""
-    parser.epilog = (
-        "Several processes, on GPUs or CPUs: accelerate launch --multi_gpu --num_processes N -m gmar_utils evaluate …"
-    )
-    parser.add_argument("--data", default="tiny-imagenet", choices=DATA, help="data set (default: %(default)s)")
-    parser.add_argument(
-        "--source", help="where the data set is: folder, file or hub id (default: its environment variable)"
-    )
-    parser.add_argument(
-        "--model", default="vit-tiny-imagenet", help="bundled name, folder or hub id (default: %(default)s)"
-    )
-    parser.add_argument("--image-size", type=types.image_size, metavar="N|HxW",
-                        help="run the model at another resolution or shape, in pixels")  # fmt: skip
-    parser.add_argument("--limit", type=types.positive, help="so many images, drawn with --seed (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="draws images, random maps and bootstrap (default: 0)")
-    parser.add_argument("--batch-size", type=types.positive, default=64, help="images in a forward (default: 64)")
-    parser.add_argument(
-        "--methods", nargs="+", metavar="METHOD",
-        help=f"labels ({', '.join(DEFAULT_METHODS)}), methods, or METHOD:option=value,… such as gmar:norm=l2,alpha=2; "
-        "default: all labels",
-    )  # fmt: skip
-    parser.add_argument(
-        "--metrics", nargs="+", metavar="METRIC", choices=MEASURES,
-        help=f"{', '.join(MEASURES)} (default: {' '.join(LOCALIZATION)} for data with masks, else "
-        f"{' '.join(FAITHFULNESS)})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--protocol", nargs="+", metavar="KEY=VALUE", default=[],
-        help=f"options of the metrics: {', '.join(DEFAULT_PROTOCOL)}; or a preset: {', '.join(metrics.PRESETS)}",
-    )  # fmt: skip
-    parser.add_argument(
-        "--out", type=Path, default=Path("evaluation"),
-        help="output folder; the same command continues a run that was cut off (default: %(default)s)",
-    )  # fmt: skip
-
-
-def main(args) -> int:
-    """`gmar evaluate`."""
-    state = _processes()
-    methods, protocol = parse_methods(args.methods), parse_protocol(args.protocol)
-    device = str(state.device) if state.num_processes > 1 else "auto"
-    vit = load_model(args.model, image_size=args.image_size, device=device)
-    records = DATA[args.data](args, vit)
-    results = evaluate(
-        vit, records, args.out, methods=methods, measures=args.metrics, protocol=protocol, limit=args.limit,
-        seed=args.seed, batch_size=args.batch_size, data_name=args.data,
-    )  # fmt: skip
-    if state.is_main_process:
-        print(results.markdown)
-        print(f"Rows, summary and provenance are in {args.out}")
-    state.destroy_process_group()
-    return 0
-
-
-DATA = {
-    "tiny-imagenet": lambda args, vit: data.tiny_imagenet("valid", args.source),
-    "voc2012": lambda args, vit: data.voc2012(args.source, classes=len(vit.labels)),
-    "shapes": lambda args, vit: data.shapes(args.limit or 200, seed=args.seed),
-}
-
-
-def parse_methods(words: list[str] | None) -> dict:
-    """{label: (method, options)} from labels, method names and METHOD:option=value,…"""
-    methods = {}
-    for word in words or DEFAULT_METHODS:
-        name, _, options = word.partition(":")
-        if word not in DEFAULT_METHODS and name not in METHODS:
-            raise ValueError(f"Unknown method {name!r}; there are {', '.join([*DEFAULT_METHODS, *METHODS])}.")
-        methods[word] = DEFAULT_METHODS.get(word) or (name, _options(options.split(",") if options else [], "method"))
-    return methods
-
-
-def parse_protocol(words: list[str]) -> dict:
-    """Protocol options from KEY=VALUE words and presets, later ones winning."""
-    protocol = {}
-    for word in words:
-        protocol |= metrics.PRESETS[word] if word in metrics.PRESETS else _options([word], "protocol")
-    return protocol
-
-
-def _options(words, kind):
-    options = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise ValueError(f"A {kind} option is written KEY=VALUE, got {word!r}.")
-        try:
-            options[key] = None if value.lower() == "none" else ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            options[key] = value
-    return options
-
-
-def _checked_protocol(given, fields):
-    if unknown := [k for k in given if k not in DEFAULT_PROTOCOL]:
-        raise ValueError(f"Unknown protocol option {unknown[0]!r}; there are {', '.join(DEFAULT_PROTOCOL)}.")
-    protocol = DEFAULT_PROTOCOL | given
-    protocol["target"] = protocol["target"] or ("label" if "mask" in fields else "predicted")
-    if protocol["target"] not in ("predicted", "label"):
-        raise ValueError(f"target must be 'predicted' or 'label', got {protocol['target']!r}.")
-    return protocol
-
-
-def _check_measures(measures, fields):
-    for name in measures:
-        if name not in MEASURES:
-            raise ValueError(f"Unknown metric {name!r}; there are {', '.join(MEASURES)}.")
-        needed = "mask" if name in LOCALIZATION else "box" if name == "box" else "image"
-        if needed not in fields:
-            raise ValueError(
-                f"The metric {name} needs records with a {needed}; these have {', '.join(sorted(fields))}."
-            )
-
-
-def _bound(methods, seed):
-    return {k: bind(m, **({"seed": seed, **o} if m == "random" else o)) for k, (m, o) in methods.items()}
+def _sample_crc(records, chosen, count=8):
+    """A checksum of a few records, evenly spread: the same folder with other pictures is another run."""
+    crc = 0
+    for k in chosen[np.linspace(0, len(chosen) - 1, min(count, len(chosen))).round().astype(int)]:
+        for name, value in sorted(records[int(k)].items()):
+            try:
+                content = np.asarray(value)
+                content = content.tobytes() if content.dtype != object else repr(value).encode()
+            except (TypeError, ValueError):
+                content = type(value).__name__.encode()
+            crc = zlib.crc32(name.encode() + content, crc)
+    return crc

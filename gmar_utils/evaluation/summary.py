@@ -1,6 +1,7 @@
 """From rows to tables: means, paired bootstrap intervals over images, differences from uniform head weights."""
 
-import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -9,128 +10,170 @@ import torch
 from scipy.stats import bootstrap
 
 from .. import metrics
-from ..methods import METHODS
+from .measures import BASELINE, COLUMNS, COUNTS
 
-# metric: (title, direction). Direction +1 means higher is better, 0 that the column only describes.
-COLUMNS = {
-    "average_drop": ("Avg Drop", -1),
-    "coverage": ("Coverage", 0),
-    "average_increase": ("Avg Increase", 1),
-    "insertion": ("Insertion", 1),
-    "deletion": ("Deletion", -1),
-    "average_drop_top": ("Avg Drop, top half", -1),
-    "average_increase_top": ("Avg Increase, top half", 1),
-    "morf": ("MoRF", -1),
-    "lerf": ("LeRF", 1),
-    "lerf_minus_morf": ("LeRF − MoRF", 1),
-    "road_morf": ("ROAD MoRF", -1),
-    "road_lerf": ("ROAD LeRF", 1),
-    "road": ("ROAD, LeRF − MoRF", 1),
-    "pointing_game": ("Pointing game", 1),
-    "energy_in_box": ("Energy in box", 1),
-    "pixel_accuracy": ("Pixel accuracy", 1),
-    "iou": ("IoU", 1),
-    "average_precision": ("AP", 1),
-}
-COUNTS = ("tp", "fp", "fn", "tn")
-BASELINE = "(baseline)"  # the method name of rows that describe a curve's baseline, not a method
 TABLES = (  # one Markdown table each
-    ("average_drop", "coverage", "average_increase", "insertion", "deletion"),
+    ("average_drop", "coverage", "average_increase", "insertion", "deletion", "srg", "saco"),
     ("average_drop_top", "average_increase_top"),
-    ("morf", "lerf", "lerf_minus_morf", "road_morf", "road_lerf", "road"),
+    ("road_morf", "road_lerf", "road"),
     ("pointing_game", "energy_in_box"),
     ("pixel_accuracy", "iou", "average_precision"),
+    ("which", "which_auroc", "top_1"),
 )
 
 
-def summarize(rows: pd.DataFrame, methods: dict, protocol: dict, seed: int = 0, resamples: int = 5000) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Summary:
+    """What `evaluate` found. A notebook shows it as its Markdown tables.
+
+    Args:
+        rows: (image, photo, method, metric, value), one line per record × method × metric; `photo` is what the
+            bootstrap draws.
+        table: one line per method and metric, as `summarize` makes it.
+        protocol: {metric: how it was measured}.
+    """
+
+    rows: pd.DataFrame
+    table: pd.DataFrame
+    protocol: dict[str, str]
+
+    def frame(self) -> pd.DataFrame:
+        """One line per method and metric: mean, 95 % interval, images, difference from the twin at uniform weights."""
+        return self.table
+
+    def to_markdown(self) -> str:
+        """The tables with their protocol, and what the intervals and the bold mean."""
+        return to_markdown(self.table, self.protocol)
+
+    def plot(self, metric: str | None = None, ax=None):
+        """Means and intervals of one metric (a column of the rows; default: the first), a line per method.
+
+        Returns the matplotlib axes.
+        """
+        from ..viz import forest  # matplotlib and seaborn: only for who draws
+
+        found = self.table[self.table["method"] != BASELINE]
+        names = list(dict.fromkeys(found["metric"]))
+        metric = metric or names[0]
+        metrics.forwards.choice("metric", metric, names)
+        return forest(found[found["metric"] == metric], ax, xlabel=f"{title(metric)}: mean, 95 % interval")
+
+    def _repr_markdown_(self):
+        return self.to_markdown()
+
+
+def summarize(
+    rows: pd.DataFrame, methods: list[str], options: dict, twins: dict | None = None, seed: int = 0,
+    resamples: int = 5000,
+) -> pd.DataFrame:  # fmt: skip
     """One line per method and metric: mean, 95 % interval, and the difference from the method's uniform-weight twin.
 
-    Intervals are percentiles of a bootstrap over images (scipy). Every method sees the same resampled images, so
-    differences are paired. `best` is True where a method beats each other one with an interval that excludes 0.
-    Images for which a metric is not defined (no foreground) are left out, and counted.
+    Intervals are percentiles of a bootstrap over photos, or over records where `rows` has no column `photo`. Every
+    method sees the same resampled photos, so differences are paired. Photos for which a metric is not defined (no
+    foreground) are left out, and counted.
+
+    Args:
+        rows: (image[, photo], method, metric, value).
+        methods: labels, in the order of the lines.
+        options: of the metrics, as `measures.checked_options`: `aggregate` and `iou` play a part here.
+        twins: {label: label of its twin}, as `variants.twins`.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
+
+    Returns:
+        metric, method, mean, low, high, images, left_out, best (beats each other method with an interval that excludes
+        0), twin, difference, difference_low, difference_high.
     """
-    lines = []
-    values = rows.pivot(index="image", columns=["metric", "method"], values="value")
-    twins = uniform_twins(methods)
+    lines, labels = [], list(methods)
+    unit = "photo" if "photo" in rows else "image"
+    values = rows.pivot_table(index=unit, columns=["metric", "method"], values="value", dropna=False)
     for metric, (_, direction) in COLUMNS.items():
         if metric not in values.columns.get_level_values(0):
             continue
-        estimates, draws, images = _bootstrap(values, metric, list(methods), protocol, seed, resamples)
+        if (metric, BASELINE) in values.columns:
+            found = _estimates(values, metric, [BASELINE], {"aggregate": "image"}, seed, resamples)
+            lines.append(_line(metric, BASELINE, 0, *found, len(values)) | {"best": False})
+        if metric not in values.drop(columns=BASELINE, level=1, errors="ignore").columns.get_level_values(0):
+            continue
+        estimates, draws, images = _estimates(values, metric, labels, options, seed, resamples)
         leader = int(np.argmax(direction * estimates)) if direction and images else None
-        for i, label in enumerate(methods):
-            line = {"metric": metric, "method": label, "mean": estimates[i]}
-            line["low"], line["high"] = _interval(draws[i])
-            line |= {"images": images, "left_out": len(values) - images}
+        for i, label in enumerate(labels):
+            line = _line(metric, label, i, estimates, draws, images, len(values))
             line["best"] = (
                 i == leader
                 and images > 1
-                and all(_excludes_zero(direction * (draws[i] - draws[j]), 1) for j in range(len(methods)) if j != i)
+                and all(
+                    interval_of(direction * (draws[i] - draws[j]))[0] > 0 for j in range(len(labels)) if j != i
+                )
             )
-            if label in twins:
-                j = list(methods).index(twins[label])
-                line |= {"twin": twins[label], "difference": estimates[i] - estimates[j]}
-                line["difference_low"], line["difference_high"] = _interval(draws[i] - draws[j])
+            if (twins or {}).get(label) in labels:
+                j = labels.index(twins[label])
+                low, high = interval_of(draws[i] - draws[j])
+                line |= {"twin": labels[j], "difference": estimates[i] - estimates[j], "difference_low": low,
+                         "difference_high": high}  # fmt: skip
             lines.append(line)
-        if (metric, BASELINE) in values.columns:
-            estimate, draw, count = _bootstrap(values, metric, [BASELINE], {"aggregate": "image"}, seed, resamples)
-            low, high = _interval(draw[0])
-            lines.append({"metric": metric, "method": BASELINE, "mean": estimate[0], "low": low, "high": high,
-                          "images": count, "left_out": len(values) - count, "best": False})  # fmt: skip
-    columns = ["twin", "difference", "difference_low", "difference_high"]
-    return pd.DataFrame(lines).reindex(columns=[*lines[0], *(c for c in columns if c not in lines[0])])
+    order = ["metric", "method", "mean", "low", "high", "images", "left_out", "best"]
+    return pd.DataFrame(lines).reindex(columns=[*order, "twin", "difference", "difference_low", "difference_high"])
 
 
-def uniform_twins(methods: dict) -> dict[str, str]:
-    """{label of a GMAR variant: label of the same variant at norm=None}; plain rollout is such a twin too."""
+def paired_bootstrap(
+    *arrays: np.ndarray, statistic: Callable = np.mean, seed: int = 0, resamples: int = 5000
+) -> np.ndarray:
+    """Draws (…, resamples) of `statistic(*arrays, axis=-1)` of arrays (…, n): the same n resampled images for all.
 
-    def settings(name, options):
-        defaults = {
-            k: p.default for k, p in inspect.signature(METHODS[name].function).parameters.items() if k != "trace"
-        }
-        full = defaults | options
-        return full["alpha"], full["variant"], full.get("norm")
-
-    rollouts = {k: settings(*m) for k, m in methods.items() if m[0] in ("gmar", "rollout")}
-    uniform = {s[:2]: k for k, s in reversed(rollouts.items()) if s[2] is None}
-    return {k: uniform[s[:2]] for k, s in rollouts.items() if s[2] is not None and s[:2] in uniform}
+    With one image there is nothing to draw: NaN.
+    """
+    if arrays[0].shape[-1] < 2:
+        return np.full((*arrays[0].shape[:-1], 1), np.nan)
+    return bootstrap(
+        arrays, statistic, paired=len(arrays) > 1, vectorized=True, axis=-1, n_resamples=resamples,
+        batch=max(1, 4_000_000 // arrays[0].size), method="percentile", rng=np.random.default_rng(seed),
+    ).bootstrap_distribution  # fmt: skip
 
 
-def _bootstrap(values, metric, labels, protocol, seed, resamples):
-    """Estimates (M,), bootstrap draws (M, resamples) with the same images for every method, and the image count."""
-    if protocol["aggregate"] == "dataset" and metric in ("iou", "pixel_accuracy"):
-        kind = protocol.get("iou", "foreground")
+def interval_of(draws: np.ndarray) -> tuple[float, float]:
+    """The middle 95 % of bootstrap draws."""
+    return tuple(np.percentile(draws, [2.5, 97.5]))
+
+
+def interval(values, seed: int = 0, resamples: int = 5000) -> tuple[float, float, float]:
+    """Mean and 95 % bootstrap interval of (n,) values; those that are not defined (NaN) are left out.
+
+    Equal values, or one alone, give their mean three times; none at all NaN.
+    """
+    values = np.asarray(values, dtype=float)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return np.nan, np.nan, np.nan
+    mean = float(values.mean())
+    if np.ptp(values) == 0:
+        return mean, mean, mean
+    return mean, *map(float, interval_of(paired_bootstrap(values, seed=seed, resamples=resamples)))
+
+
+def _line(metric, label, i, estimates, draws, images, total):
+    low, high = interval_of(draws[i])
+    return {"metric": metric, "method": label, "mean": estimates[i], "low": low, "high": high, "images": images,
+            "left_out": total - images}  # fmt: skip
+
+
+def _estimates(values, metric, labels, options, seed, resamples):
+    """Estimates (M,), bootstrap draws (M, resamples) with the same photos for every method, and the photo count."""
+    statistic, names = np.mean, (metric,)
+    if options["aggregate"] == "dataset" and metric in ("iou", "pixel_accuracy"):
+        names = COUNTS
 
         def statistic(*counts, axis):
             sums = torch.from_numpy(np.stack([c.sum(axis) for c in counts], -1))
             flat = sums.reshape(-1, 4)
-            found = metrics.iou_of(flat, kind) if metric == "iou" else metrics.accuracy_of(flat)
+            found = metrics.iou_of(flat, options["iou"]) if metric == "iou" else metrics.accuracy_of(flat)
             return found.reshape(sums.shape[:-1]).numpy()
 
-        names = COUNTS
-    else:
-        statistic, names = np.mean, (metric,)
     defined = values[metric][labels].notna().all(axis=1)
     arrays = tuple(values.loc[defined, name][labels].to_numpy().T for name in names)
     images = arrays[0].shape[-1]
-    if images < 2:
-        estimates = statistic(*arrays, axis=-1) if images else np.full(len(labels), np.nan)
-        return estimates, np.full((len(labels), 1), np.nan), images
-    batch = max(1, 4_000_000 // arrays[0].size)
-    result = bootstrap(
-        arrays, statistic, paired=len(arrays) > 1, vectorized=True, axis=-1, n_resamples=resamples, batch=batch,
-        method="percentile", rng=np.random.default_rng(seed),
-    )  # fmt: skip
-    return statistic(*arrays, axis=-1), result.bootstrap_distribution, images
-
-
-def _interval(draws):
-    return tuple(np.percentile(draws, [2.5, 97.5]))
-
-
-def _excludes_zero(draws, sign=0):
-    low, high = _interval(draws)
-    return bool(low > 0 or (high < 0 and sign == 0))
+    estimates = statistic(*arrays, axis=-1) if images else np.full(len(labels), np.nan)
+    return estimates, paired_bootstrap(*arrays, statistic=statistic, seed=seed, resamples=resamples), images
 
 
 class Table(NamedTuple):
@@ -149,8 +192,13 @@ def title(metric: str) -> str:
     return f"{name} {'↓ ↑'[direction + 1]}".strip()
 
 
-def tables(summary: pd.DataFrame, cards: dict | None = None) -> list[Table]:
-    """The tables of a summary: means, and paired differences from uniform head weights, for each group of metrics."""
+def tables(summary: pd.DataFrame, protocol: dict | None = None) -> list[Table]:
+    """The tables of a summary: means, and paired differences from uniform head weights, for each group of metrics.
+
+    Args:
+        summary: as `summarize` makes it.
+        protocol: {metric: how it was measured}, for the notes.
+    """
     found = []
     for group in TABLES:
         shown = [m for m in group if (summary["metric"] == m).any()]
@@ -158,10 +206,11 @@ def tables(summary: pd.DataFrame, cards: dict | None = None) -> list[Table]:
             continue
         lines = summary[summary["metric"].isin(shown)]
         plain, base = lines[lines["method"] != BASELINE], lines[lines["method"] == BASELINE]
-        notes = list(dict.fromkeys((cards or {}).get(m, "") for m in shown))
+        notes = list(dict.fromkeys((protocol or {}).get(m, "") for m in shown))
         notes += [_baseline_note(r) for _, r in base.iterrows()]
         left_out = {int(n) for n in plain["left_out"]} - {0}
         notes += [f"{n} images without foreground are left out and not in the count." for n in left_out]
+        shown = [m for m in shown if (plain["metric"] == m).any()]
         found.append(_table(plain.assign(bold=plain["best"]), shown, "Method"))
         paired = plain[plain["twin"].notna()]
         if len(paired):
@@ -185,10 +234,10 @@ def footnote(summary: pd.DataFrame) -> str:
     )
 
 
-def to_markdown(summary: pd.DataFrame, cards: dict | None = None) -> str:
+def to_markdown(summary: pd.DataFrame, protocol: dict | None = None) -> str:
     """`tables` as Markdown, with their notes and the footnote."""
     parts = []
-    for frame, bold, notes in tables(summary, cards):
+    for frame, bold, notes in tables(summary, protocol):
         marked = frame.where(~bold, frame.replace(r"^(\S+)", r"**\1**", regex=True))
         parts += [marked.to_markdown(disable_numparse=True)] + (["\n".join(f"- {n}" for n in notes)] if notes else [])
     return "\n\n".join([*parts, footnote(summary)]) + "\n"
@@ -210,6 +259,8 @@ def _cell(mean, low, high, sign=""):
 
 def _baseline_note(line):
     kept = _cell(line["mean"], line["low"], line["high"])
+    if line["metric"] == "top_1":
+        return f"The model's first class is one of the two objects' on {kept} % of these photos."
     note = f"{COLUMNS[line['metric']][0]}: the baseline image keeps {kept} % of the full score."
     if line["mean"] > metrics.KEPT_LIMIT:
         note += f" ⚠ That is more than {metrics.KEPT_LIMIT:.0f} %: this baseline does not remove the object."

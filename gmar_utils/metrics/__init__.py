@@ -1,5 +1,6 @@
 """Metrics of explanation maps: pure functions of a model, images and maps. Each result carries its protocol."""
 
+from .consistency import consistency, saco
 from .faithfulness import (
     KEPT_LIMIT,
     Curve,
@@ -11,11 +12,13 @@ from .faithfulness import (
     insertion,
     masked_scores,
     morf_lerf,
+    srg,
 )
 from .heads import MutedHeads, head_ablation, head_effects
 from .localization import (
     PRESETS,
     accuracy_of,
+    auroc,
     average_precision,
     counts,
     energy_in_box,
@@ -25,6 +28,7 @@ from .localization import (
     pixel_accuracy,
     pointing_game,
     summarize,
+    which,
 )
 from .randomization import Randomization, parameter_randomization, randomized, rank_correlation
 
@@ -37,9 +41,11 @@ __all__ = [
     "Protocol",
     "Randomization",
     "accuracy_of",
+    "auroc",
     "average_drop",
     "average_increase",
     "average_precision",
+    "consistency",
     "counts",
     "deletion",
     "energy_in_box",
@@ -56,5 +62,8 @@ __all__ = [
     "pointing_game",
     "randomized",
     "rank_correlation",
+    "saco",
+    "srg",
     "summarize",
+    "which",
 ]

@@ -2,24 +2,38 @@
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..capture.layout import unwrap
-from .faithfulness import Curve, Protocol, evaluating, resolve, score_of
+from .faithfulness import SCORES, Curve, Protocol
+from .forwards import check_input, choice, each_row, evaluating, resolve, score_of
 
 
 def head_ablation(
-    model, pixel_values, importance, target=None, *, layers=None, order="most", score="probability", batch_size=64,
-    seed=0,
+    model: nn.Module, pixel_values: torch.Tensor, importance: torch.Tensor, target=None, *, layers=None,
+    order: str = "most", score: str = "probability", batch_size: int = 64, seed: int = 0,
 ) -> Curve:  # fmt: skip
     """The target's score against the number of muted heads, (B, S+1): S heads in all, muted one after the other.
 
     Muting a head zeroes its A·V. A weight that means something makes the score fall faster than at random when the
-    heaviest heads go first (`order="most"`), and slower when the lightest do ("least"); "random" is drawn with `seed`.
+    heaviest heads go first (`order="most"`), and slower when the lightest do ("least"). Blind to heads that stand in
+    for one another: a head may matter and its loss not show.
 
-    importance  (B, L, H): GMAR weights to order heads within a layer, gradient norms ‖G‖ to order them over the network
-    layers      the layers whose heads are muted, such as [3]; None: all of them, in one order over the network
+    Args:
+        model: classifier.
+        pixel_values: (B, channels, height, width).
+        importance: (B, L, H): GMAR weights to order heads within a layer, gradient norms ‖G‖ over the network.
+        target: None (the predicted class) | int | (B,).
+        layers: the layers whose heads are muted, such as [3]; None: all of them, in one order over the network.
+        order: "most" | "least" | "random", drawn with `seed`.
+        score: "probability" | "logit".
+        batch_size: images in a forward pass.
+        seed: of the random order.
     """
+    choice("order", order, ("most", "least", "random"))
+    choice("score", score, SCORES)
+    check_input(pixel_values, batch_size)
     importance = torch.as_tensor(importance).float()
     if importance.ndim != 3 or len(importance) != len(pixel_values) or not bool(importance.isfinite().all()):
         raise ValueError(
@@ -30,22 +44,19 @@ def head_ablation(
     values = importance[:, layers].flatten(1)
     if order == "random":
         values = torch.rand(values.shape, generator=torch.Generator().manual_seed(seed))
-    elif order not in ("most", "least"):
-        raise ValueError(f"order must be 'most', 'least' or 'random', got {order!r}.")
-    ranks = values.argsort(dim=1, descending=order != "least", stable=True).argsort(dim=1)
-    place = torch.full(importance.shape, values.shape[1], dtype=torch.long)  # heads outside `layers` are never reached
-    place[:, layers] = ranks.unflatten(1, (len(layers), heads)).cpu()
-    steps = values.shape[1]
-    scores = []
+    place = values.argsort(dim=1, descending=order != "least", stable=True).argsort(dim=1)
+    turn = torch.full(importance.shape, values.shape[1], dtype=torch.long)  # heads outside `layers` are never reached
+    turn[:, layers] = place.unflatten(1, (len(layers), heads)).cpu()
+    turn, steps = turn.to(pixel_values.device), values.shape[1]
     with evaluating(model, pixel_values) as precision:
         named, target = target, resolve(model, pixel_values, target, batch_size)
-        place = place.to(pixel_values.device)
-        for row in torch.arange(batch * (steps + 1), device=pixel_values.device).split(batch_size):
-            image, muted = row // (steps + 1), row % (steps + 1)
-            with MutedHeads(place[image] >= muted[:, None, None]):
-                scores.append(score_of(unwrap(model), pixel_values[image], target[image], score))
-    scores = torch.cat(scores).unflatten(0, (batch, steps + 1))
-    fractions = torch.linspace(0, 1, steps + 1, device=scores.device)
+
+        def run(image, muted):
+            with MutedHeads(turn[image] >= muted[:, None, None]):
+                return score_of(unwrap(model), pixel_values[image], target[image], score)
+
+        scores = each_row(batch, steps + 1, batch_size, pixel_values.device, run)
+    fractions = torch.linspace(0, 1, steps + 1, device=scores.device, dtype=scores.dtype)
     protocol = Protocol(
         "head ablation", score, "predicted" if named is None else "label", order=order, steps=steps, unit="head",
         precision=precision, images=batch, seed=seed if order == "random" else None,
@@ -53,24 +64,27 @@ def head_ablation(
     return Curve(fractions, scores, torch.trapezoid(scores, fractions), scores[:, 0], scores[:, -1], protocol)
 
 
-def head_effects(model, pixel_values, target=None, *, score="logit", batch_size=64) -> torch.Tensor:
-    """|Δy| (B, L, H): how far the target's score moves when each head alone is muted."""
+def head_effects(
+    model: nn.Module, pixel_values: torch.Tensor, target=None, *, score: str = "logit", batch_size: int = 64
+) -> torch.Tensor:
+    """|Δy| (B, L, H): how far the target's score moves when each head alone is muted. Arguments as `head_ablation`."""
+    choice("score", score, SCORES)
+    check_input(pixel_values, batch_size)
     with evaluating(model, pixel_values):
         module, device = unwrap(model), pixel_values.device
         target = resolve(module, pixel_values, target, batch_size)
         with MutedHeads() as counted:
             module(pixel_values[:1])
         depth, heads = len(counted.heads), counted.heads[0]
-        alone = ~torch.eye(depth * heads, dtype=torch.bool, device=device).unflatten(1, (depth, heads))
-        full = torch.cat(
-            [score_of(module, x, t, score) for x, t in _chunks(pixel_values, target, batch_size=batch_size)]
-        )
-        scores = []
-        for row in torch.arange(len(full) * depth * heads, device=device).split(batch_size):
-            image, head = row // (depth * heads), row % (depth * heads)
-            with MutedHeads(alone[head]):
-                scores.append(score_of(module, pixel_values[image], target[image], score))
-        return (torch.cat(scores).unflatten(0, (-1, depth, heads)) - full[:, None, None]).abs()
+        count = depth * heads
+        keep = ~torch.eye(count + 1, count, dtype=torch.bool, device=device).unflatten(1, (depth, heads))
+
+        def run(image, head):  # the last of them mutes nothing
+            with MutedHeads(keep[head]):
+                return score_of(module, pixel_values[image], target[image], score)
+
+        scores = each_row(len(pixel_values), count + 1, batch_size, device, run)
+        return (scores[:, :-1] - scores[:, -1:]).abs().unflatten(1, (depth, heads))
 
 
 class MutedHeads(TorchFunctionMode):
@@ -106,7 +120,3 @@ class MutedHeads(TorchFunctionMode):
                 f"The model made {len(self.heads)} attention calls (F.scaled_dot_product_attention), but "
                 f"{'some' if self.keep is None else self.keep.shape[-2]} were expected: its heads cannot be muted."
             )
-
-
-def _chunks(*tensors, batch_size):
-    return zip(*(t.split(batch_size) for t in tensors), strict=True)

@@ -1,6 +1,7 @@
-"""What stands in for removed pixels: RISE's blur, and ROAD's noisy linear imputation."""
+"""What stands in for removed pixels: nothing, the image's mean, RISE's blur, or ROAD's noisy linear imputation."""
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -8,6 +9,23 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter1d
 from scipy.sparse import coo_matrix, identity
 from scipy.sparse.linalg import splu
+
+
+def baseline_named(baseline, seed: int = 0) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """The function (x (b, channels, height, width), shown (b, height, width) bool) → x with the rest replaced.
+
+    Args:
+        baseline: "zero" | "blur" | "mean" | "linear", or such a function itself.
+        seed: of the noise of "linear".
+    """
+    if callable(baseline):
+        return partial(_checked, baseline)
+    if baseline == "linear":
+        return partial(linear, seed=seed)
+    if baseline not in _FILLS:
+        names = ", ".join(map(repr, [*_FILLS, "linear"]))
+        raise ValueError(f"baseline must be one of {names} or a function (x, shown) -> x, got {baseline!r}.")
+    return lambda x, shown: torch.where(shown[:, None], x, _FILLS[baseline](x))
 
 
 def blur(pixel_values: torch.Tensor) -> torch.Tensor:
@@ -40,7 +58,7 @@ def linear(pixel_values: torch.Tensor, shown: torch.Tensor, seed: int = 0, noise
     channels, height, width = pixel_values.shape[1:]
     weights = _neighbours(height, width)
     field = np.random.default_rng(seed).normal(0, noise, (channels, height * width)).astype(np.float32)
-    filled = pixel_values.flatten(2).cpu().numpy().copy()
+    filled = pixel_values.flatten(2).double().cpu().numpy()  # NumPy has no bfloat16
     for image, keep in zip(filled, shown.flatten(1).cpu().numpy(), strict=True):
         hidden, known = np.flatnonzero(~keep), np.flatnonzero(keep)
         if not len(hidden):
@@ -48,11 +66,28 @@ def linear(pixel_values: torch.Tensor, shown: torch.Tensor, seed: int = 0, noise
         if len(known):
             rows = weights[hidden]
             system = (identity(len(hidden)) - rows[:, hidden]).tocsc()
-            image[:, hidden] = splu(system).solve(rows[:, known] @ image[:, known].T.astype(np.float64)).T
+            image[:, hidden] = splu(system).solve(rows[:, known] @ image[:, known].T).T
         else:
             image[:] = 0
         image[:, hidden] += field[:, hidden]
     return torch.as_tensor(filled).to(pixel_values).view_as(pixel_values)
+
+
+_FILLS = {
+    "zero": torch.zeros_like,
+    "blur": blur,
+    "mean": lambda x: x.mean((2, 3), keepdim=True).expand_as(x),
+}
+
+
+def _checked(baseline, x, shown):
+    filled = baseline(x, shown)
+    if not isinstance(filled, torch.Tensor) or filled.shape != x.shape or not bool(filled.isfinite().all()):
+        raise ValueError(
+            f"The baseline function must return finite pixel values of shape {tuple(x.shape)}, got "
+            f"{tuple(getattr(filled, 'shape', ())) or type(filled).__name__}."
+        )
+    return filled.to(x)
 
 
 @lru_cache(maxsize=4)

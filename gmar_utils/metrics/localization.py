@@ -1,14 +1,18 @@
 """Localisation: does the map lie on the object?
 
 Maps and masks are (B, height, width) tensors, or lists of B (height, width) tensors of different sizes: photos keep
-their own pixels. In a mask 0 is background, 255 is void and ignored everywhere, anything else is foreground. Results
-are (B,) percentages; an image without foreground gives NaN, and `summarize` leaves it out and counts it.
+their own pixels. In a mask 0 is background, 255 is void and ignored everywhere, anything else is foreground; a mask of
+0 and 255 alone is a binary mask saved as a picture, and 255 is its foreground. Results are (B,) percentages; an image
+without foreground gives NaN, and `summarize` leaves it out and counts it.
 """
 
 import math
+import warnings
 
 import torch
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from .forwards import choice
 
 VOID = 255
 PRESETS = {
@@ -23,12 +27,11 @@ def counts(maps, masks, threshold: float | str = 0.5) -> torch.Tensor:
     Foreground of a map = map > threshold; "mean" is the map's own mean over the pixels that are not void. Kept apart so
     that dataset-level figures, and their bootstrap, come from sums.
     """
+    if threshold != "mean" and not (isinstance(threshold, int | float) and math.isfinite(threshold)):
+        raise ValueError(f"threshold must be a number or 'mean', got {threshold!r}.")
     rows = []
     for values, truth in _pairs(maps, masks):
-        limit = values.mean() if threshold == "mean" else threshold
-        if isinstance(limit, str):
-            raise ValueError(f"threshold must be a number or 'mean', got {threshold!r}.")
-        found = values > limit
+        found = values > (values.mean() if threshold == "mean" else threshold)
         rows.append([(found & truth).sum(), (found & ~truth).sum(), (~found & truth).sum(), (~found & ~truth).sum()])
     return torch.tensor(rows, dtype=torch.float64).reshape(-1, 4)
 
@@ -52,13 +55,15 @@ def average_precision(maps, masks, ap: str = "foreground") -> torch.Tensor:
 
     ap  "foreground" | "two-class": background scored by 1 − map and pooled with the foreground [chefer2021beyond]
     """
-    _choice("ap", ap, ("foreground", "two-class"))
+    choice("ap", ap, ("foreground", "two-class"))
     results = []
     for values, truth in _pairs(maps, masks):
         if not truth.any():
             results.append(math.nan)
             continue
         if ap == "two-class":
+            if not 0 <= values.min() <= values.max() <= 1:
+                raise ValueError(f"ap='two-class' needs maps in [0, 1], got {values.min():.4g} to {values.max():.4g}.")
             values, truth = torch.cat([1 - values, values]), torch.cat([~truth, truth])
         results.append(100 * average_precision_score(truth.numpy(), values.numpy()))
     return torch.tensor(results, dtype=torch.float64)
@@ -89,7 +94,7 @@ def accuracy_of(counts: torch.Tensor, aggregate: str = "image") -> torch.Tensor:
 
 def iou_of(counts: torch.Tensor, iou: str = "foreground", aggregate: str = "image") -> torch.Tensor:
     """`iou` from counts (B, 4)."""
-    _choice("iou", iou, ("foreground", "mean"))
+    choice("iou", iou, ("foreground", "mean"))
     tp, fp, fn, tn = _aggregated(counts, aggregate)
     foreground, background = 100 * tp / (tp + fp + fn), 100 * tn / (tn + fp + fn)
     if iou == "foreground":
@@ -103,19 +108,60 @@ def summarize(values: torch.Tensor) -> tuple[float, int, int]:
     return float(values.nanmean()), values.numel() - left_out, left_out
 
 
+def which(maps, masks, others) -> torch.Tensor:
+    """One of two objects (B,): 1 where the map's mean inside the target's mask is above that inside the other's.
+
+    Ties give ½; NaN where one of the two has no pixel. A map that does not know which object was asked for gets 0.5 on
+    average over both questions: no method wins by finding 'objects'. Blind to everything outside the two objects.
+
+    Args:
+        maps: (B, height, width), or a list of B maps.
+        masks: the object that is explained.
+        others: the other object.
+    """
+    inside = [(m[t].mean(), m[o].mean()) for m, t, o in _two_objects(maps, masks, others)]
+    return torch.tensor(
+        [math.nan if a.isnan() or b.isnan() else float(a > b) + 0.5 * float(a == b) for a, b in inside],
+        dtype=torch.float64,
+    )
+
+
+def auroc(maps, masks, others) -> torch.Tensor:
+    """One of two objects (B,): how well the map's values tell the target's pixels from the other object's, 0 to 1.
+
+    The area under the ROC curve; 0.5 is chance, and the two questions about a photo sum to 1 for a map that does not
+    change with the question. Arguments, and what it is blind to, as `which`.
+    """
+    results = []
+    for values, truth, other in _two_objects(maps, masks, others):
+        if not truth.any() or not other.any():
+            results.append(math.nan)
+            continue
+        label = torch.cat([torch.ones(int(truth.sum())), torch.zeros(int(other.sum()))])
+        results.append(roc_auc_score(label.numpy(), torch.cat([values[truth], values[other]]).numpy()))
+    return torch.tensor(results, dtype=torch.float64)
+
+
 def outside_is_void(maps, masks) -> tuple[list, list]:
     """What `to_photo` marks NaN (outside the model's crop) becomes void in the masks and 0 in the maps.
 
-    The model never saw those pixels, so a map can be neither right nor wrong there.
+    The model never saw those pixels, so a map can be neither right nor wrong there. Masks come back with foreground 1.
     """
-    seen = [torch.as_tensor(m).isfinite() for m in maps]
-    masks = [torch.as_tensor(m).clone().masked_fill_(~s.to(m.device), VOID) for m, s in zip(masks, seen, strict=True)]
-    return [torch.as_tensor(m).nan_to_num(0) for m in maps], masks
+    _same_number(maps, masks, "masks")
+    pairs = [(torch.as_tensor(m), torch.as_tensor(t).cpu()) for m, t in zip(maps, masks, strict=True)]
+    found = []
+    for number, (values, mask) in enumerate(pairs):
+        foreground, void = _parts(values, mask, number)
+        seen = values.isfinite().cpu()
+        mask = (foreground & seen).to(torch.uint8).masked_fill_(void | ~seen, VOID)
+        # A mask of 0 and 255 alone would read as a picture of a binary mask: nothing to find here is void throughout.
+        found.append(mask if bool((mask == 1).any()) else torch.full_like(mask, VOID))
+    return [values.nan_to_num(0) for values, _ in pairs], found
 
 
 def _aggregated(counts, aggregate):
     """tp, fp, fn, tn: (B,) each, NaN for images without foreground, or their sums over the images that have some."""
-    _choice("aggregate", aggregate, ("image", "dataset"))
+    choice("aggregate", aggregate, ("image", "dataset"))
     empty = (counts[:, 0] + counts[:, 2] == 0)[:, None]
     if aggregate == "dataset":
         counts = counts.masked_fill(empty, 0).sum(0)
@@ -126,24 +172,60 @@ def _aggregated(counts, aggregate):
 
 def _pairs(maps, masks):
     """Each image's map values and foreground flags without the void, (pixels,) float64 and bool, on the CPU."""
-    if len(maps) != len(masks):
-        raise ValueError(f"{len(maps)} maps but {len(masks)} masks.")
+    _same_number(maps, masks, "masks")
     for number, (values, mask) in enumerate(zip(maps, masks, strict=True)):
-        values, mask = torch.as_tensor(values).cpu(), torch.as_tensor(mask).cpu()
-        if values.shape != mask.shape or values.ndim != 2:
-            raise ValueError(
-                f"map {number} is {tuple(values.shape)} and its mask {tuple(mask.shape)}: both must be (height, width) "
-                "of the photo. Bring maps there with Vit.to_photo."
-            )
+        values = torch.as_tensor(values).cpu()
+        foreground, void = _parts(values, torch.as_tensor(mask).cpu(), number)
         _no_nan(values, number)
-        keep = mask != VOID
-        yield values[keep].double(), mask[keep] != 0
+        yield values[~void].double(), foreground[~void]
+
+
+def _two_objects(maps, masks, others):
+    """Each image's map (height, width), float64, and the pixels of its two objects; the model's crop is respected."""
+    _same_number(maps, masks, "masks")
+    _same_number(maps, others, "other masks")
+    for number, (values, mask, other) in enumerate(zip(maps, masks, others, strict=True)):
+        values = torch.as_tensor(values).cpu().double()
+        if not bool(values.isfinite().any()):
+            _no_nan(values, number)
+        (truth, _), (second, _) = (_parts(values, torch.as_tensor(m).cpu(), number) for m in (mask, other))
+        if bool((truth & second).any()):
+            raise ValueError(f"the two masks of image {number} overlap; each pixel belongs to one object at most.")
+        seen = ~values.isnan()
+        yield values, truth & seen, second & seen
+
+
+def _parts(values, mask, number):
+    """Foreground and void of a mask (height, width), bool; ValueError for a mask that is none."""
+    if values.shape != mask.shape or values.ndim != 2:
+        raise ValueError(
+            f"map {number} is {tuple(values.shape)} and its mask {tuple(mask.shape)}: both must be (height, width) "
+            "of the photo. Bring maps there with Vit.to_photo, and give one channel of whole numbers as mask."
+        )
+    found = mask.unique()
+    whole = not mask.is_floating_point() or bool((found.isfinite() & (found == found.round())).all())
+    if mask.is_complex() or not whole or bool((found < 0).any()):
+        raise ValueError(
+            f"mask {number} holds {', '.join(f'{v:g}' for v in found[:5].tolist())}…: a mask is whole numbers from 0, "
+            "0 the background, 255 void, anything else the object. Resize masks with nearest neighbours."
+        )
+    if found.tolist() == [0, VOID]:
+        warnings.warn(
+            "A mask holds only 0 and 255, as a binary mask saved as a picture does: 255 is taken for the object.",
+            stacklevel=5,
+        )
+        return mask == VOID, torch.zeros_like(mask, dtype=torch.bool)
+    return (mask != 0) & (mask != VOID), mask == VOID
+
+
+def _same_number(maps, others, name):
+    if len(maps) != len(others):
+        raise ValueError(f"{len(maps)} maps but {len(others)} {name}.")
 
 
 def _boxed(maps, boxes):
     """Each image's map (height, width) float64, and which of its pixels lie in the box."""
-    if len(maps) != len(boxes):
-        raise ValueError(f"{len(maps)} maps but {len(boxes)} boxes.")
+    _same_number(maps, boxes, "boxes")
     for number, (values, box) in enumerate(zip(maps, boxes, strict=True)):
         values = torch.as_tensor(values).cpu().double()
         _no_nan(values, number)
@@ -165,8 +247,3 @@ def _no_nan(values, number):
             f"map {number} holds NaN or infinity. Maps of to_photo are NaN outside the model's crop: pass maps and "
             "masks through metrics.outside_is_void first."
         )
-
-
-def _choice(name, value, allowed):
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")

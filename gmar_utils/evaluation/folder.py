@@ -1,0 +1,160 @@
+"""The folder of a run: one run a folder, one file a block, each whole or absent, each checked when it is read.
+
+A block file starts with a line of JSON: the digest of the run's settings, the number of rows, a checksum of what
+follows, and how each metric was measured. So a damaged file is found and computed again, a file of another run is
+refused, and no other file is needed to go on.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+import warnings
+import zlib
+from contextlib import suppress
+from pathlib import Path
+
+import pandas as pd
+
+from .provenance import shown
+
+WAY_OUT = "Give another folder (--out), or delete this one to start again."
+
+
+def claim(folder: Path, settings: dict, files: list[Path]) -> None:
+    """Make `folder` this run's, or make sure that it is; of two runs that start at once, one gets it.
+
+    Raises:
+        ValueError: when the folder holds a run with other settings; it names them.
+        OSError: when it cannot be written.
+    """
+    try:
+        (folder / "parts").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{shown(str(folder))!r} cannot be used as the folder of a run ({error.strerror}).") from error
+    file, text = folder / "run.json", json.dumps(settings, indent=1)
+    before = _settings(file)
+    if before is None:
+        for part in files:  # blocks whose run.json is lost or damaged must be this run's
+            found = _header(part)
+            if found and found.get("settings") != digest(settings):
+                raise ValueError(
+                    f"{_name(part)} belongs to a run with other settings, whose run.json is missing or damaged. "
+                    + WAY_OUT
+                )
+        if file.exists():
+            warnings.warn(f"{_name(file)} is damaged; it is written again from this call's settings.", stacklevel=3)
+            write(file, text)
+        before = settings if _create(file, text) else _settings(file)
+    if changed := [k for k in {**settings, **(before or {})} if (before or {}).get(k) != settings.get(k)]:
+        raise ValueError(
+            f"The folder {shown(str(folder))!r} holds a run with another {', '.join(changed)}. {WAY_OUT}"
+        )
+
+
+def read_block(file: Path, settings: dict) -> tuple[pd.DataFrame, dict] | None:
+    """Rows and protocols of a finished block; None where it is missing or damaged (with a warning).
+
+    Raises ValueError for a block of a run with other settings.
+    """
+    if not file.exists():
+        return None
+    header = _header(file)
+    if header and header["settings"] != digest(settings):
+        raise ValueError(f"{_name(file)} belongs to a run with other settings. {WAY_OUT}")
+    if header:
+        body = file.read_bytes().partition(b"\n")[2]
+        if zlib.crc32(body) == header["crc32"]:
+            rows = pd.read_csv(io.BytesIO(body), keep_default_na=False, na_values=[""], float_precision="round_trip")
+            if len(rows) == header["rows"]:
+                return rows, header["protocol"]
+    warnings.warn(f"{_name(file)} is damaged: this block is computed again.", stacklevel=3)
+    return None
+
+
+def write_block(file: Path, rows: pd.DataFrame, protocol: dict, settings: dict) -> None:
+    """Put a finished block in place."""
+    body = rows.to_csv(index=False)
+    header = {"settings": digest(settings), "rows": len(rows), "crc32": zlib.crc32(body.encode()), "protocol": protocol}
+    write(file, json.dumps(header) + "\n" + body)
+
+
+def write(file: Path, text: str) -> None:
+    """All of the file or none of it, whenever the process is killed or the power fails."""
+    try:
+        temporary = _temporary(file, text)
+        temporary.replace(file)
+        if hasattr(os, "O_DIRECTORY"):
+            folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+            with suppress(OSError):  # some network folders cannot
+                os.fsync(folder)
+            os.close(folder)
+    except OSError as error:
+        raise OSError(
+            f"{_name(file)} could not be written ({error.strerror or error}). Make room, or give another --out; the "
+            "blocks that are finished stay, and the same call goes on from there."
+        ) from error
+
+
+def digest(settings: dict) -> str:
+    """A short name of these settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _temporary(file, text):
+    """A file beside `file` that holds `text`, on the disk and not only on its way there."""
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    try:
+        with open(handle, "w", encoding="utf-8", newline="") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(name, 0o644)
+    except BaseException:
+        os.unlink(name)
+        raise
+    return Path(name)
+
+
+def _create(file, text):
+    """Whether `file` was made by this call: a link fails where another process was first."""
+    temporary = _temporary(file, text)
+    try:
+        os.link(temporary, file)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        try:
+            with open(file, "x", encoding="utf-8") as stream:
+                stream.write(text)
+        except FileExistsError:
+            return False
+    finally:
+        temporary.unlink()
+    return True
+
+
+def _settings(file):
+    """What run.json holds; None where it is missing or damaged."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found else None
+
+
+def _header(file):
+    """The first line of a block file; None where it is missing or damaged."""
+    try:
+        with open(file, "rb") as stream:
+            found = json.loads(stream.readline())
+    except (OSError, ValueError):
+        return None
+    needed = {"settings": str, "rows": int, "crc32": int, "protocol": dict}
+    whole = isinstance(found, dict) and all(isinstance(found.get(k), kind) for k, kind in needed.items())
+    return found if whole else None
+
+
+def _name(file):
+    return shown(str(file)) if file.parent.name != "parts" else f"parts/{file.name}"

@@ -1,0 +1,128 @@
+"""Which methods are compared: the default set, its pairs, and methods as labels, names, options or functions."""
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+
+from ..capture import Trace
+from ..methods import METHODS
+from ..methods.registry import bind
+
+# label: (method, options). `rollout` is GMAR at uniform weights for "output-first", `rollout-report` for "report".
+DEFAULT_METHODS = {
+    "grad-cam": ("grad-cam", {}),
+    "rollout": ("rollout", {}),
+    "rollout-report": ("rollout", {"variant": "report"}),
+    "gmar-none-paper": ("gmar", {"norm": None, "variant": "paper"}),
+    "gmar-l1-paper": ("gmar", {"norm": "l1", "variant": "paper"}),
+    "gmar-l2-paper": ("gmar", {"norm": "l2", "variant": "paper"}),
+    "gmar-l1-report": ("gmar", {"norm": "l1", "variant": "report"}),
+    "gmar-l2-report": ("gmar", {"norm": "l2", "variant": "report"}),
+    "gmar-l1-output-first": ("gmar", {"norm": "l1", "variant": "output-first"}),
+    "gmar-l2-output-first": ("gmar", {"norm": "l2", "variant": "output-first"}),
+    **{name: (name, {}) for name in ("legrad", "chefer", "attention", "random", "center")},
+}
+# label: the same map with every head counted alike. What the head weights buy is the difference between the two.
+TWINS = {
+    "gmar-l1-paper": "gmar-none-paper",
+    "gmar-l2-paper": "gmar-none-paper",
+    "gmar-l1-report": "rollout-report",
+    "gmar-l2-report": "rollout-report",
+    "gmar-l1-output-first": "rollout",
+    "gmar-l2-output-first": "rollout",
+}
+
+
+def specified(methods) -> dict:
+    """{label: (name, options) | callable} from what `evaluate` takes as `methods`.
+
+    Args:
+        methods: None (`DEFAULT_METHODS`) | a list of labels of it and names of METHODS | {label: name, (name, options),
+            or a function of a trace, such as a functools.partial}.
+
+    Raises:
+        ValueError: for a name that does not exist, or no method at all.
+        TypeError: for anything else.
+    """
+    if methods is None:
+        return dict(DEFAULT_METHODS)
+    if not isinstance(methods, dict):
+        methods = {m: m for m in ([methods] if isinstance(methods, str) else methods)}
+    if not methods:
+        raise ValueError(f"There is no method to evaluate; choose from {', '.join([*DEFAULT_METHODS, *METHODS])}.")
+    return {str(label): _specified(label, method) for label, method in methods.items()}
+
+
+def _specified(label, method):
+    if callable(method):
+        return method
+    if isinstance(method, str) and method in DEFAULT_METHODS:
+        return DEFAULT_METHODS[method]
+    name, options = method if isinstance(method, tuple | list) and len(method) == 2 else (method, {})
+    if not isinstance(name, str) or not isinstance(options, dict):
+        raise TypeError(f"method {label!r} must be a name, (name, options), or a function of a trace, got {method!r}.")
+    if name not in METHODS:
+        raise ValueError(f"Unknown method {name!r}; there are {', '.join([*DEFAULT_METHODS, *METHODS])}.")
+    return name, dict(options)
+
+
+def functions(methods: dict, seed: int) -> dict[str, Callable[[Trace], torch.Tensor]]:
+    """{label: f(trace) → (B, N) token scores} for methods as `specified` gives them; random maps are drawn with `seed`.
+
+    Raises TypeError for an option that a method does not take.
+    """
+    return {label: m if callable(m) else _bound(label, *m, seed) for label, m in methods.items()}
+
+
+def _bound(label, name, options, seed):
+    takes = inspect.signature(METHODS[name].function).parameters
+    try:
+        return bind(name, **({"seed": seed} if "seed" in takes else {}) | options)
+    except TypeError as error:
+        raise TypeError(f"method {label!r}: {error}") from None
+
+
+def twins(methods: dict) -> dict[str, str]:
+    """{label: label of the same method at uniform head weights}, for the methods that have such a twin among them.
+
+    From `TWINS`; and for methods given with a `norm`, the one that differs by `norm=None` alone.
+    """
+    found = {
+        label: twin
+        for label, twin in TWINS.items()
+        if all(methods.get(k) == DEFAULT_METHODS[k] for k in (label, twin))
+    }
+    for label, method in methods.items():
+        if label not in found and isinstance(method, tuple) and method[1].get("norm") is not None:
+            uniform = (method[0], method[1] | {"norm": None})
+            same = [k for k, m in methods.items() if m == uniform]
+            found |= {label: same[0]} if same else {}
+    return found
+
+
+def described(value):
+    """Anything that settings hold, as JSON that is the same in every process and differs where the thing does."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, dict):
+        return {str(k): described(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [described(v) for v in (sorted(value, key=str) if isinstance(value, set | frozenset) else value)]
+    if isinstance(value, partial):
+        return {"function": described(value.func), "arguments": described([value.args, value.keywords])}
+    if isinstance(value, torch.Tensor | np.ndarray | np.generic):
+        array = np.ascontiguousarray(torch.as_tensor(value).detach().cpu().float().numpy())
+        return f"array {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
+    if inspect.isfunction(value) or inspect.ismethod(value):
+        code = value.__code__
+        inside = [c for c in code.co_consts if not inspect.iscode(c)]
+        cells = dict(zip(code.co_freevars, value.__closure__ or (), strict=True))
+        cells.pop(value.__name__, None)  # a function that calls itself
+        kept = {k: c.cell_contents for k, c in cells.items()}, value.__defaults__, value.__kwdefaults__
+        digest = hashlib.sha256(code.co_code + repr([described(inside), code.co_names]).encode()).hexdigest()[:16]
+        return {"function": f"{value.__module__}.{value.__qualname__}", "code": digest, "with": described(kept)}
+    return f"{type(value).__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"

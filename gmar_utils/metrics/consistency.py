@@ -1,0 +1,66 @@
+"""SaCo: do the sizes of a map's values, and not only their order, match what the patches do to the score?"""
+
+import torch
+from torch import nn
+
+from .faithfulness import SCORES, Baseline
+from .forwards import check_input, choice, each_row, evaluating, resolve, score_of
+from .imputation import baseline_named
+from .units import checked_maps, on_pixels, ranks, unit_values
+
+
+def saco(
+    model: nn.Module, pixel_values: torch.Tensor, maps: torch.Tensor, target=None, *, groups: int = 10,
+    score: str = "probability", baseline: Baseline = "mean", grid=None, batch_size: int = 64, seed: int = 0,
+    precision: str = "float32",
+) -> torch.Tensor:  # fmt: skip
+    """Salience-guided consistency (B,) in [−1, 1], higher is better [wu2024saco].
+
+    Patches, highest first, fall into K groups of equal number; s_i is a group's mean value, d_i what the score loses
+    when this group alone is replaced. Each pair i < j of groups adds s_i − s_j where d_i ≥ d_j and subtracts it where
+    not; the sum is divided by Σ|s_i − s_j|. A random map gives about 0, a constant map 0. The replacement is ours, the
+    image's mean colour: the authors' code leaves it blank. Blind to patches that matter only together (each group is
+    removed alone), and to the order within a group.
+
+    Args:
+        model: classifier.
+        pixel_values: (B, channels, height, width).
+        maps: (B, R, C), or (B, height, width), averaged per patch.
+        target: None (the class predicted on the full image) | int | (B,).
+        groups: K; fewer where there are fewer patches.
+        score: "probability" | "logit".
+        baseline: as `insertion`.
+        grid: as `insertion`.
+        batch_size: images in a forward pass.
+        seed: of `baseline="linear"`.
+        precision: as `forwards.evaluating`.
+    """
+    choice("score", score, SCORES)
+    check_input(pixel_values, batch_size)
+    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 2:
+        raise ValueError(f"groups must be a whole number of at least 2, got {groups!r}.")
+    fill = baseline_named(baseline, seed)
+    values, y, x = unit_values(checked_maps(maps, pixel_values), pixel_values, model, grid=grid)
+    place, units = ranks(values, descending=True), values[0].numel()
+    sizes = torch.tensor([len(part) for part in torch.arange(units).tensor_split(min(groups, units))])
+    group = torch.repeat_interleave(sizes).to(values.device)[place]  # of each patch (B, R, C)
+    means = torch.zeros(len(values), len(sizes), dtype=torch.float64, device=values.device)
+    means = means.scatter_add_(1, group.flatten(1), values.flatten(1).double()) / sizes.to(values.device)
+    with evaluating(model, pixel_values, precision):
+        target = resolve(model, pixel_values, target, batch_size)
+
+        def run(image, step):  # step 0: the whole image; step k: without group k − 1
+            shown = group[image] != (step - 1)[:, None, None]
+            return score_of(model, fill(pixel_values[image], on_pixels(shown, y, x)), target[image], score)
+
+        scores = each_row(len(pixel_values), len(sizes) + 1, batch_size, pixel_values.device, run)
+    return consistency(means, scores[:, :1] - scores[:, 1:])
+
+
+def consistency(means: torch.Tensor, drops: torch.Tensor) -> torch.Tensor:
+    """SaCo (B,) from the groups' mean values (B, K), highest first, and what the score loses without each (B, K)."""
+    first, second = torch.triu_indices(means.shape[1], means.shape[1], offset=1, device=means.device)
+    gap = means[:, first] - means[:, second]
+    signed = torch.where(drops[:, first] >= drops[:, second], gap, -gap).sum(1)
+    total = gap.abs().sum(1)
+    return torch.where(total > 0, signed / total.clamp_min(torch.finfo(total.dtype).tiny), 0.0)

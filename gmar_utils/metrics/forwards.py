@@ -1,0 +1,103 @@
+"""What every metric's forward passes share: precision, targets, scores, and the loop over (image, step) rows."""
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+from ..capture.layout import logits_of, unwrap
+from ..capture.target import class_score, probability, resolve_target
+from ..capture.tracing import check_pixel_values, settled
+
+
+def choice(name: str, value, allowed: Iterable) -> None:
+    """ValueError, naming what there is, unless `value` is one of `allowed`."""
+    if not any(value is a or type(value) is type(a) and value == a for a in allowed):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
+
+
+def check_input(pixel_values: torch.Tensor, batch_size: int) -> None:
+    """ValueError unless these are finite pixel values of at least one image and a batch size of at least 1."""
+    check_pixel_values(pixel_values)
+    if not pixel_values.is_floating_point() or not len(pixel_values):
+        raise ValueError(
+            f"pixel_values must be floating-point numbers of at least one image, got {pixel_values.dtype} of shape "
+            f"{tuple(pixel_values.shape)}. Use load_model(...).preprocess(images)."
+        )
+    if not bool(pixel_values.isfinite().all()):
+        bad = (~pixel_values.isfinite()).flatten(1).any(1).nonzero()[:, 0].tolist()
+        raise ValueError(f"pixel_values hold NaN or infinity (images {bad[:8]} of the batch); leave those images out.")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
+
+
+def cheap_dtype(device: torch.device | str) -> torch.dtype:
+    """The cheapest type for forward passes that keeps their results: what `precision="auto"` takes on this device.
+
+    bfloat16 where the processor computes in it (a T4 only emulates it, slowly), float16 on other GPUs, else float32.
+    """
+    if torch.device(device).type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    has_it = torch.device(device).type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return torch.bfloat16 if has_it else torch.float32
+
+
+@contextmanager
+def evaluating(model: nn.Module, pixel_values: torch.Tensor, precision: str = "float32"):
+    """Eval mode, inference mode and the fused attention path. Yields the name of the precision.
+
+    Args:
+        model: any classifier.
+        pixel_values: (B, channels, height, width).
+        precision: "float32" | "auto": autocast to `cheap_dtype`, with the norms, the softmax and the head in float32.
+            A model in half precision stays in it, and a caller's own autocast is kept.
+    """
+    choice("precision", precision, ("float32", "auto"))
+    device, dtype, module = pixel_values.device.type, pixel_values.dtype, unwrap(model)
+    with settled(module), ExitStack() as stack:
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        elif precision == "auto" and dtype == torch.float32 and cheap_dtype(pixel_values.device) != torch.float32:
+            dtype = cheap_dtype(pixel_values.device)
+            for head in _heads(module):
+                stack.callback(head.register_forward_hook(_again_in_float32).remove)
+            stack.enter_context(torch.autocast(device, dtype))
+        stack.enter_context(torch.inference_mode())
+        yield str(dtype).removeprefix("torch.")
+
+
+def score_of(model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor, score: str) -> torch.Tensor:
+    """(B,) probability or logit of the target, float32 or wider."""
+    logits = logits_of(model(pixel_values))
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return probability(model, logits, target) if score == "probability" else class_score(logits, target)
+
+
+def resolve(model: nn.Module, pixel_values: torch.Tensor, target, batch_size: int) -> torch.Tensor:
+    """Class ids (B,); None is the predicted class. A given one is checked against one image's logits, no full pass."""
+    if target is None:
+        return torch.cat([resolve_target(model, logits_of(model(x))) for x in pixel_values.split(batch_size)])
+    logits = logits_of(model(pixel_values[:1]))
+    return resolve_target(model, logits.expand(len(pixel_values), -1), target)
+
+
+def each_row(
+    images: int, steps: int, batch_size: int, device, run: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Scores (images, steps) of `run(image, step)`, which gets the numbers (b,) of up to `batch_size` such rows."""
+    rows = torch.arange(images * steps, device=device)
+    scores = [run(row // steps, row % steps) for row in rows.split(batch_size)]
+    return torch.cat(scores).unflatten(0, (images, steps))
+
+
+def _heads(module):
+    """The classifier's linear layers: the last one, and its equals in number of outputs (DeiT has two)."""
+    linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
+    return [m for m in linear if m.out_features == linear[-1].out_features]
+
+
+def _again_in_float32(head, inputs, output):
+    """Logits that differ by less than a half-precision step must not become equal: the head runs outside autocast."""
+    with torch.autocast(inputs[0].device.type, enabled=False):
+        return head.forward(inputs[0].float())
