@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from .. import __version__
-from ..model import CHECKPOINTS, Vit, bundled
+from ..checkpoint import CHECKPOINTS, bundled
+from ..model import Vit
 
 
 def provenance(**extra) -> dict:

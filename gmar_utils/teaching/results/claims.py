@@ -1,11 +1,9 @@
 """What the two papers claim, as differences that can be measured, and the verdict that an interval allows."""
 
+import math
 from typing import NamedTuple
 
-import numpy as np
-from scipy.stats import bootstrap
-
-from gmar_utils.evaluation.summary import COLUMNS
+from gmar_utils.evaluation.measures import COLUMNS
 
 HOLDS, NOT, OPEN = "holds here", "does not hold here", "cannot be told"
 ENOUGH = 100  # images; with fewer no verdict is given
@@ -172,27 +170,9 @@ CLAIMS = {
 }
 
 
-def interval(values, seed=0, resamples=5000):
-    """Mean and 95 % percentile bootstrap interval of (n,) values; those that are not defined (NaN) are left out."""
-    values = np.asarray(values, dtype=float)
-    values = values[np.isfinite(values)]
-    if len(values) < 2 or np.ptp(values) == 0:
-        mean = float(values.mean()) if len(values) else np.nan
-        return mean, mean, mean
-    found = bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=resamples,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-        batch=max(1, 4_000_000 // len(values)),
-    )
-    return float(values.mean()), *map(float, found.confidence_interval)
-
-
 def verdict(low, high, threshold=0.0, images=ENOUGH):
     """HOLDS where the interval lies above the threshold, NOT where it lies below, else OPEN; OPEN with few images."""
-    if images < ENOUGH or not np.isfinite([low, high]).all():
+    if images < ENOUGH or not (math.isfinite(low) and math.isfinite(high)):
         return OPEN
     return HOLDS if low > threshold else NOT if high < threshold else OPEN
 

@@ -10,8 +10,10 @@ import time
 import numpy as np
 import pandas as pd
 
+from gmar_utils.evaluation.summary import interval
+
 from . import probes, tables
-from .claims import CLAIMS, ENOUGH, OPEN, interval, overall, verdict
+from .claims import CLAIMS, ENOUGH, OPEN, overall, verdict
 from .work import Run
 
 
@@ -78,8 +80,8 @@ def main():
     parser.add_argument("--images", type=int, help="at most so many images, pairs or repeats for each job")
     parser.add_argument(
         "--precision",
-        default="float32",
-        choices=["float32", "bfloat16"],
+        default="auto",
+        choices=["auto", "float32"],
         help="of the metrics' forward passes (default: %(default)s)",
     )
     arguments = parser.parse_args()

@@ -11,14 +11,15 @@ from tqdm import tqdm
 from transformers import ViTConfig, ViTForImageClassification
 
 from gmar_utils import METHODS, explain, explain_many, load_model, metrics, trace
-from gmar_utils.evaluation import run as engine
+from gmar_utils.evaluation import DEFAULT_METHODS
+from gmar_utils.evaluation.provenance import weights_sha256
+from gmar_utils.evaluation.summary import interval
 from gmar_utils.methods.weighting import head_weights
 
 from .. import samples
-from .claims import interval
-from .work import ABOUT_TINY, SEED, batches, compared, rows_of, sample, tiny_imagenet
+from .work import ABOUT_TINY, SEED, batches, bound, compared, rows_of, sample, tiny_imagenet
 
-GMAR = {k: m for k, m in engine.DEFAULT_METHODS.items() if k.startswith("gmar")}
+GMAR = {k: m for k, m in DEFAULT_METHODS.items() if k.startswith("gmar")}
 
 
 def heads(run):
@@ -59,10 +60,10 @@ def randomization(run):
     pixels = vit.preprocess(list(records["image"]))
     with torch.no_grad():
         target = vit.model(pixels).logits.argmax(1)
-    for label, (method, options) in tqdm(engine.DEFAULT_METHODS.items(), disable=None):
+    for label, method in tqdm(bound(DEFAULT_METHODS).items(), disable=None):
 
-        def explained(model, pixels, method=method, options=options):
-            return explain(model, pixels, method, target, **options)
+        def explained(model, pixels, method=method):
+            return explain(model, pixels, method, target)
 
         found = metrics.parameter_randomization(vit.model, pixels, explained, SEED)
         for stage, rank, ssim in zip(found.stages, found.rank, found.ssim, strict=True):
@@ -110,7 +111,7 @@ def cost(run):
         started=started,
         data="random pixels",
         models="vit-tiny-imagenet: 8 images of 64 × 64; ViT-B/16, random weights: 1 image of 224 × 224",
-        weights_sha256=engine.weights_sha256(load_model("vit-tiny-imagenet")),
+        weights_sha256=weights_sha256(load_model("vit-tiny-imagenet")),
     )
 
 
@@ -132,7 +133,7 @@ def confidence(run):
     started, vit = time.perf_counter(), load_model("vit-tiny-imagenet")
     records, methods, parts = sample(tiny_imagenet(), run.images(500)), GMAR | {"rollout": ("rollout", {})}, []
     for start, pixels in batches(vit, records):
-        for label, maps in explain_many(vit.model, pixels, methods, upsample=False).items():
+        for label, maps in explain_many(vit.model, pixels, bound(methods), upsample=False).items():
             seen = metrics.masked_scores(vit.model, pixels, maps)
             parts.append(rows_of(start, label, "confidence_kept", 100 * seen.masked / seen.full))
     rows = pd.concat(parts)
@@ -143,12 +144,12 @@ def confidence(run):
 def classes(run):
     """Does the map change with the class? Predicted class against the runner-up and the least probable class."""
     started, vit = time.perf_counter(), load_model("vit-tiny-imagenet")
-    records, methods, parts = sample(tiny_imagenet(), run.images(200)), engine.DEFAULT_METHODS, []
+    records, methods, parts = sample(tiny_imagenet(), run.images(200)), DEFAULT_METHODS, []
     for start, pixels in batches(vit, records):
         with torch.no_grad():
             order = vit.model(pixels).logits.argsort(1, descending=True)
         first, second, last = (
-            explain_many(vit.model, pixels, methods, order[:, k], upsample=False) for k in (0, 1, -1)
+            explain_many(vit.model, pixels, bound(methods), order[:, k], upsample=False) for k in (0, 1, -1)
         )
         for label in methods:
             for name, other in (("changes_with_class", second), ("changes_with_least_probable_class", last)):
@@ -175,21 +176,20 @@ def photos(run):
             if keep and wide == size:
                 continue  # a square photo
             vit = model(size, wide)
-            with torch.inference_mode():
-                p = vit.model(vit.preprocess(photo)).logits[0].softmax(-1)
-            order = p.argsort(descending=True).tolist()
+            found = vit.predict(photo, top=len(vit.labels))
+            order, p = found["class_id"].tolist(), found.set_index("class_id")["probability"]
             line = {
                 "photo": name,
                 "pixels": f"{size} × {wide}",
                 "predicted": vit.label(order[0]),
-                "probability": 100 * p.max().item(),
+                "probability": 100 * p.max(),
             }
             if ids:  # the others show nothing that the model has a class for
                 rank = min(order.index(i) for i in ids)
                 line |= {
                     "counts_as_right": ", ".join(map(vit.label, ids)),
                     "best_of_these": vit.label(order[rank]),
-                    "its_probability": 100 * p[order[rank]].item(),
+                    "its_probability": 100 * p[order[rank]],
                     "its_rank": rank + 1,
                 }
             lines.append(line)

@@ -11,7 +11,8 @@ from IPython.display import HTML, Markdown, display
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
-from gmar_utils.evaluation.summary import COLUMNS, title, to_markdown
+from gmar_utils.evaluation.measures import COLUMNS
+from gmar_utils.evaluation.summary import title, to_markdown
 
 from . import RESULTS
 from .claims import HOLDS, NOT, OPEN

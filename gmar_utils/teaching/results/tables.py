@@ -1,42 +1,29 @@
 """Jobs that evaluate: both papers' tables, the audit's readings, one changed choice at a time."""
 
 import time
+from functools import partial
 
 import pandas as pd
 
 from gmar_utils import data, explain_many, load_model, metrics
-from gmar_utils.evaluation import run as engine
+from gmar_utils.evaluation.measures import BASELINE, COLUMNS, FAITHFULNESS
+from gmar_utils.evaluation.summary import interval
 
 from . import readings
-from .claims import interval, verdict
-from .work import ABOUT_TINY, MODELS, SEED, batches, compared, rows_of, sample, shapes, tiny_imagenet
+from .claims import verdict
+from .work import ABOUT_TINY, MODELS, batches, bound, compared, rows_of, sample, shapes, tiny_imagenet
 
 LABEL = {"target": "label"}
-MEASURES = (*engine.FAITHFULNESS, "box")
+MEASURES = (*FAITHFULNESS, "box")
 
 
 def table_faithfulness(run):
     """The GMAR paper's Table 1 on Tiny-ImageNet, every method and variant."""
     started, vit = time.perf_counter(), load_model("vit-tiny-imagenet")
-    records, rows = sample(tiny_imagenet(), run.images(1000)), []
-    methods = engine.DEFAULT_METHODS
-    for first in range(0, len(records), 96):  # a table after each piece, so that a run that is cut off leaves one
-        piece = records.select(range(first, min(first + 96, len(records))))
-        folder = f"tiny-imagenet/{first:04d}"
-        found = run.evaluate(folder, vit, piece, methods=methods, measures=MEASURES).rows
-        rows.append(found.assign(image=found["image"] + first))
-        run.rows("tiny-imagenet", pd.concat(rows))
-        summary = engine.summarize(pd.concat(rows), methods, engine.DEFAULT_PROTOCOL, SEED)
-        run.save(
-            "tiny-imagenet",
-            summary,
-            vit,
-            started,
-            data=ABOUT_TINY,
-            images=first + len(piece),
-            protocol=run.cards(folder),
-            precision=run.precision,
-        )
+    records = sample(tiny_imagenet(), run.images(1000))
+    found = run.evaluate("tiny-imagenet", vit, records, metrics=MEASURES)
+    about = {"data": ABOUT_TINY, "images": len(records), "protocol": found.protocol, "precision": run.precision}
+    run.save("tiny-imagenet", found.frame(), vit, started, **about)
 
 
 def table_localization(run, name, model, records, about, settings):
@@ -46,8 +33,8 @@ def table_localization(run, name, model, records, about, settings):
     for setting, protocol in settings.items():
         folder = name if not parts else f"{name}-{setting}"
         found = run.evaluate(folder, vit, records, protocol=protocol)
-        parts.append(found.summary.assign(setting=setting))
-        cards[setting] = run.cards(folder)
+        parts.append(found.frame().assign(setting=setting))
+        cards[setting] = found.protocol
     run.save(name, pd.concat(parts), vit, started, data=about, images=len(records), protocol=cards)
 
 
@@ -78,19 +65,18 @@ def audit(run, name):
     started, (model, records) = time.perf_counter(), MODELS[name]
     vit, records = load_model(model), records()
     records, folder = sample(records, run.images(200)), f"audit-{name}"
-    readings.register()
     methods = readings.READINGS | {
-        "released, L2 weights": ("released", {"norm": "l2"}),
-        "released, uniform weights": ("released", {"norm": None}),
-        "random": ("random", {}),
+        "released, L2 weights": partial(readings.released, norm="l2"),
+        "released, uniform weights": partial(readings.released, norm=None),
+        "random": "random",
     }
     measures = ("drop", "insertion", "deletion")
     found = run.evaluate(
-        folder, vit, records, methods=methods, measures=measures, protocol={"steps": 16, "target": "predicted"}
+        folder, vit, records, methods=methods, metrics=measures, protocol={"steps": 16, "target": "predicted"}
     )
     correlations = [found.rows[["image", "method", "metric", "value"]]]
     for start, pixels in batches(vit, records):
-        maps = explain_many(vit.model, pixels, methods, upsample=False)
+        maps = explain_many(vit.model, pixels, bound(methods), upsample=False)
         for label, values in maps.items():
             for reference in ("paper", "released"):
                 rho = metrics.rank_correlation(values, maps[reference]).nan_to_num(0)  # a flat map agrees with none
@@ -98,7 +84,7 @@ def audit(run, name):
     table = compared(pd.concat(correlations), "paper")
     table["source"] = table["method"].map(readings.SOURCES)
     run.save(
-        folder, table, vit, started, data=name, images=len(records), protocol=run.cards(folder), precision=run.precision
+        folder, table, vit, started, data=name, images=len(records), protocol=found.protocol, precision=run.precision
     )
 
 
@@ -134,8 +120,8 @@ def settings():
             "gmar": ("gmar", options),
         }
 
-    reordered = {"order": "output-first"}
-    read = {"uniform": ("reading", {"norm": None} | reordered), "gmar": ("reading", reordered)}
+    reordered = partial(readings.reading, order="output-first")
+    read = {"uniform": partial(reordered, norm=None), "gmar": reordered}
     every, both = {}, (*DROPS, *CURVES)
     yield "default", "", CORE, every, both
     yield "masking", "top half", CORE, every, ("drop-top",)
@@ -161,18 +147,17 @@ def sensitivity(run, name):
     started, (model, records) = time.perf_counter(), MODELS[name]
     vit, records = load_model(model), records()
     records = sample(records, run.images(200))
-    readings.register()
     lines, base = [], None
     for number, (factor, value, methods, protocol, measures) in enumerate(settings()):
         folder = f"sensitivity-{name}/{number:02d}"
         protocol = {"steps": 16, "target": "predicted"} | protocol
-        rows = run.evaluate(folder, vit, records, methods=methods, measures=measures, protocol=protocol).rows
-        rows = rows[rows["method"] != engine.BASELINE].assign(metric=rows["metric"].str.removesuffix("_top"))
+        rows = run.evaluate(folder, vit, records, methods=methods, metrics=measures, protocol=protocol).rows
+        rows = rows[rows["method"] != BASELINE].assign(metric=rows["metric"].str.removesuffix("_top"))
         base = rows if base is None else base
         same = base[~base["method"].isin(methods) & base["metric"].isin(rows["metric"])]
         rows = pd.concat([rows, same])
         for metric, part in rows[rows["metric"] != "coverage"].groupby("metric", sort=False):
-            wide, sign = part.pivot(index="image", columns="method", values="value"), engine.COLUMNS[metric][1]
+            wide, sign = part.pivot(index="image", columns="method", values="value"), COLUMNS[metric][1]
             for a, b in CONCLUSIONS:
                 mean, low, high = interval(sign * (wide[a] - wide[b]))
                 lines.append(

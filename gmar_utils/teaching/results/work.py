@@ -1,19 +1,20 @@
 """What every job of the tables shares: where rows and tables go, which images, means with intervals."""
 
-import contextlib
 import json
 import time
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm import tqdm
 
 from gmar_utils import data
-from gmar_utils.evaluation import run as engine
+from gmar_utils.evaluation import evaluate
+from gmar_utils.evaluation.measures import BASELINE
+from gmar_utils.evaluation.provenance import provenance, weights_sha256
+from gmar_utils.evaluation.summary import interval
+from gmar_utils.evaluation.variants import functions, specified
 
 from . import RESULTS
-from .claims import interval
 
 WORK = RESULTS.parents[1] / "_build/results"
 SEED = 0
@@ -32,10 +33,8 @@ class Run:
         return min(n, self.most or n)
 
     def evaluate(self, folder, vit, records, **options):
-        """Rows and summary of `gmar_utils.evaluate`; on a CPU the metric forwards may run in bfloat16."""
-        half = self.precision == "bfloat16"
-        with torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext():
-            return engine.evaluate(vit, records, self.work / folder, seed=SEED, **options)
+        """The summary of `gmar_utils.evaluate`; its rows stay in the folder, and a run that was cut off goes on."""
+        return evaluate(vit, records, out=self.work / folder, seed=SEED, precision=self.precision, **options)
 
     def rows(self, job, rows):
         """Keep a job's rows of single images for the claims."""
@@ -45,15 +44,17 @@ class Run:
     def save(self, name, frame, vit=None, started=None, **about):
         """A table and its provenance."""
         if vit is not None:
-            about |= {"model": vit.name, "weights_sha256": engine.weights_sha256(vit)}
+            about |= {"model": vit.name, "weights_sha256": weights_sha256(vit)}
         about |= {"seed": SEED, "wall_time_s": round(time.perf_counter() - started)}
         self.out.mkdir(parents=True, exist_ok=True)
         frame.to_csv(self.out / f"{name}.csv", index=False, float_format="%.4f")
-        (self.out / f"{name}.json").write_text(json.dumps(engine.provenance(**about), indent=1) + "\n")
+        (self.out / f"{name}.json").write_text(json.dumps(provenance(**about), indent=1) + "\n")
         print(f"{self.out.name}/{name}.csv: {len(frame)} lines, {about['wall_time_s']} s", flush=True)
 
-    def cards(self, folder):
-        return json.loads((self.work / folder / "protocol.json").read_text())
+
+def bound(methods):
+    """{label: method as `evaluate` takes it} → {label: function of a trace}, for `explain_many`."""
+    return functions(specified(methods), SEED)
 
 
 def sample(records, n):
@@ -77,7 +78,7 @@ MODELS = {"tiny-imagenet": ("vit-tiny-imagenet", tiny_imagenet), "shapes": ("vit
 def compared(rows, reference):
     """Mean and interval of every method and metric, and of its paired difference from the reference."""
     lines = []
-    for metric, part in rows[rows["method"] != engine.BASELINE].groupby("metric", sort=False):
+    for metric, part in rows[rows["method"] != BASELINE].groupby("metric", sort=False):
         wide = part.pivot(index="image", columns="method", values="value")
         for method in part["method"].unique():
             line = dict(zip(("mean", "low", "high"), interval(wide[method]), strict=True))
