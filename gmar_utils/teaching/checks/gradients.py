@@ -244,19 +244,19 @@ def check_gradient_rollout(answer):
 
 @exercise(4, "project", 45)
 def check_my_method(answer):
-    """Your own map from a trace: my_map(trace) → (B, R, C). It must find a planted truth and depend on the class"""
+    """Your own method: my_map(trace) → token scores (B, N). It must find a planted truth and depend on the class"""
     model = three_tokens.ThreeTokenViT()
     values = {}
     for target, name in enumerate(three_tokens.CLASSES):
         seen = trace(model, three_tokens.PICTURE, target=target)
         got = ask(answer, seen)
         shape = tuple(getattr(got, "shape", ()))
-        if shape != (1, 1, 2):
+        if shape != (1, 3):
             raise Hint(
-                f"return a map (B, R, C): (1, 1, 2) for the three-token ViT, got {shape}. "
-                "trace.patches(scores) turns token scores (B, N) into one."
+                f"return a score for each token, (B, N): (1, 3) for the three-token ViT, got {shape}. "
+                "Prefix tokens have one, too; it is not shown."
             )
-        values[name] = got.detach().flatten().tolist()
+        values[name] = seen.patches(got.detach()).flatten().tolist()
     if values["cat"] == values["cup"]:
         raise Hint("the map is the same for both classes, so it cannot say why it is a cat: use trace.gradients.")
     if not (values["cat"][0] > values["cat"][1] and values["cup"][1] > values["cup"][0]):
@@ -266,9 +266,9 @@ def check_my_method(answer):
         )
     planted = _planted()
     got = ask(answer, planted)
-    if tuple(got.shape) != (2, 2, 3):
-        raise Hint(f"a batch of 2 with a 2 × 3 grid must give (2, 2, 3), got {tuple(got.shape)}.")
-    if got.flatten(1).argmax(1).tolist() != [4, 1]:
+    if tuple(got.shape) != (2, 7):
+        raise Hint(f"a batch of 2 with 7 tokens must give (2, 7), got {tuple(got.shape)}.")
+    if planted.patches(got).flatten(1).argmax(1).tolist() != [4, 1]:
         raise Hint(
             "a planted patch is missed: a single patch gets all attention and all gradient, and your map is "
             "brightest elsewhere. In a batch each image must be treated on its own."

@@ -52,7 +52,7 @@ def picture(scores, prefix, grid):
 
 
 def own(step):
-    return lambda t: t.patches(sum(step(a, g) for a, g in zip(t.attentions, t.gradients, strict=True)))
+    return lambda t: sum(step(a, g) for a, g in zip(t.attentions, t.gradients, strict=True))
 
 
 RIGHT = {
@@ -157,5 +157,7 @@ WRONG = [
     ("my_method", own(lambda a, g: a.mean((1, 2))), "the same for both classes"),
     ("my_method", own(lambda a, g: -(g * a).relu().sum((1, 2))), "mostly from the cat patch"),
     ("my_method", own(lambda a, g: (g * a).relu().sum((0, 1, 2)).expand(len(a), -1)), "on its own"),
-    ("my_method", lambda t: t.attentions[0].mean(1), "return a map"),
+    ("my_method", lambda t: t.attentions[0].mean(1), "a score for each token"),
+    ("my_method", lambda t: t.patches(t.gradients[0].mean((1, 2))), "a score for each token"),
+    ("my_method", lambda t: (t.attentions[0] * t.gradients[0]).sum((1, 2))[:1], "a batch of 2"),
 ]
