@@ -1,38 +1,165 @@
-"""What sees the attention of a forward pass: a function mode that stands in for PyTorch's fused attention."""
+"""What sees a forward pass: its attention, the patch grid and the tokens at the end; nothing is inferred from names."""
+
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from .layout import logits_of
+from .checks import out_of_memory
+from .layout import find_blocks, is_norm, logits_of
 
 
 class Recorder(TorchFunctionMode):
     """Replaces `F.scaled_dot_product_attention` by an explicit softmax and keeps its result.
 
-    A function mode reaches every module that calls it, transformers' and timm's, and this thread only. It costs a few
-    microseconds for every call of a torch function, so it is on during the forward pass and no longer.
+    A function mode reaches every module that calls it, transformers' and timm's, and this thread only. Hooks on the
+    blocks say which of them a call belongs to.
+
+    Attributes:
+        attentions: L tensors (B, H, N, N).
+        prefix_tokens, grid: P and (R, C), from the output of the patch embedding; None where there is no convolution.
+        tokens: (B, N, D) what pooling and head read: the last block's output, after the final norm if there is one.
+        pooling: (B, N) attention of the query that pools the tokens, or None.
+        activation: (B, N, D) output of the last block's first norm, or None.
     """
 
-    def __init__(self, local: bool):
+    def __init__(
+        self,
+        prefix_tokens: int | None = None,
+        grid: tuple[int, int] | None = None,
+        graph: bool = True,
+        join: Callable | None = None,
+    ):
+        """prefix_tokens, grid: P and (R, C) where the caller gives them. graph False: no gradient below the last block's
+        output. join: cuts the graph between the blocks, so that gradients stay in one; from the list of their outputs it
+        makes what pooling and head read."""
         super().__init__()
-        self.local, self.attentions = local, []
+        self.prefix_tokens, self.grid, self.graph, self.join = prefix_tokens, grid, graph, join
+        self.given = grid is not None
+        self.attentions, self.pooling, self.activation, self.tokens, self.outputs = [], None, None, None, []
+        self.entered, self.owners, self.elsewhere = (
+            [],
+            [],
+            [],
+        )  # blocks in the order of calls; of attention; other calls
+        self.block, self.embeddings, self.pooled, self.hidden, self.again = None, [], 0, False, False
+        self.functions = {
+            F.scaled_dot_product_attention: self._attend,
+            F.multi_head_attention_forward: self._multi_head,
+            torch.conv2d: self._convolve,
+        }
 
-    def forward(self, model, pixel_values):
-        """Logits (B, K) and the attention of every layer; a ValueError says why it cannot be rolled out."""
-        with self:
-            output = model(pixel_values)
+    def forward(self, model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Logits (B, K). ValueError says why a model's attention cannot be rolled out, or its layout is not known."""
+        self.name, self.batch = type(model).__name__, len(pixel_values)
+        blocks = find_blocks(model)
+        self.depth = len(blocks)
+        with ExitStack() as stack:
+            for i, block in enumerate(blocks):
+                stack.callback(block.register_forward_pre_hook(mine(partial(self._enter, i)), with_kwargs=True).remove)
+                stack.callback(block.register_forward_hook(mine(partial(self._leave, i))).remove)
+            for module in filter(is_norm, blocks[-1].modules() if blocks else ()):
+                stack.callback(module.register_forward_hook(mine(self._norm)).remove)
+            for module in filter(is_norm, _outside(model, blocks)):
+                stack.callback(module.register_forward_hook(mine(self._final_norm)).remove)
+            stack.enter_context(self)
+            try:
+                output = model(pixel_values)
+            except AssertionError as error:  # how timm refuses an input
+                raise ValueError(f"{self.name} refuses pixel values of {tuple(pixel_values.shape)}: {error}") from None
         logits = logits_of(output)
-        self._check(model, len(pixel_values))
-        return logits, self.attentions
+        self._check(model)
+        if not bool(logits.isfinite().all()):
+            raise ValueError(
+                f"The logits of {self.name} are NaN or infinite: its weights are, or they are too large for "
+                f"{logits.dtype}. Try bfloat16 or float32."
+            )
+        return logits
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is F.scaled_dot_product_attention:
-            return self._attend(*args, **(kwargs or {}))
+        replaced = self.functions.get(func)
+        if replaced is not None:
+            return replaced(func, *args, **(kwargs or {}))
         return func(*args, **kwargs) if kwargs else func(*args)
 
-    def _attend(self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **_):
+    # What the functions and hooks see, in the order of a forward pass ---------------------------------------------
+
+    def _convolve(self, func, x, weight, *args, **kwargs):
+        self.again |= self.block is None and bool(self.entered or self.elsewhere and self.embeddings)
+        if self.entered:
+            return func(x, weight, *args, **kwargs)
+        try:
+            output = func(x, weight, *args, **kwargs)
+        except RuntimeError as error:  # more channels, or fewer pixels than a patch has
+            if out_of_memory(error):
+                raise
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{self.name} cannot embed an input of {tuple(x.shape)}: {reason}.") from None
+        if torch.is_inference_mode_enabled():
+            raise ValueError(f"{self.name} runs under torch.inference_mode(), which no gradient passes; use no_grad().")
+        torch.set_grad_enabled(True)  # a leaf, so that `_locate` can ask which token holds which patch
+        self.embeddings.append(output.detach().requires_grad_())
+        return self.embeddings[-1].clone()  # a model may change its own tensors in place, but no leaf
+
+    def _enter(self, index, module, args, kwargs):
+        if not self.entered:
+            tokens = next((t for t in (*args, *kwargs.values()) if isinstance(t, torch.Tensor)), None)
+            if tokens is not None and tokens.ndim == 3:
+                self._locate(tokens)
+            torch.set_grad_enabled(self.graph)
+        self.entered.append(index)
+        self.block = index
+
+    def _locate(self, tokens):
+        """Prefix tokens and grid of the tokens that enter the first block."""
+        count = tokens.shape[1]
+        if self.grid is None:
+            if not self.embeddings or self.embeddings[-1].ndim != 4:
+                raise ValueError(
+                    f"{self.name} has no patch embedding that is a convolution, so the patch grid is not known. "
+                    "Pass grid=(rows, columns) and prefix_tokens=."
+                )
+            self.grid = tuple(self.embeddings[-1].shape[-2:])
+        rows, columns = self.grid
+        prefix = count - rows * columns if self.prefix_tokens is None else self.prefix_tokens
+        if prefix < 0 or prefix + rows * columns != count:
+            raise ValueError(
+                f"{self.name} attends over {count} tokens, but {prefix} prefix tokens and a {rows}×{columns} patch "
+                f"grid make {prefix + rows * columns}. Pass prefix_tokens= and grid=(rows, columns) that fit."
+            )
+        self.prefix_tokens = prefix
+        if not (self.given or self._in_reading_order(tokens)):
+            raise ValueError(
+                f"The {count} tokens of {self.name} are not {prefix} prefix tokens and then the {rows}×{columns} "
+                "patches in reading order. Pass prefix_tokens= and grid=(rows, columns) if they are; no map can be "
+                "laid out otherwise."
+            )
+
+    def _in_reading_order(self, tokens):
+        """Whether the prefix holds no patch, and the first row's ends and the last token hold just their own."""
+        if not tokens.requires_grad:
+            return False
+        (rows, columns), prefix = self.grid, self.prefix_tokens
+        asked = tokens[0, [*range(prefix), prefix, prefix + columns - 1, -1]]
+        weights = torch.linspace(1, 2, tokens.shape[-1], device=tokens.device, dtype=tokens.dtype)
+        found = torch.autograd.grad((asked * weights).sum(), self.embeddings, allow_unused=True)
+        held = [[] if g is None else (g[0].abs().sum(0) > 0).nonzero().tolist() for g in found]
+        corners = sorted({(0, 0), (0, columns - 1), (rows - 1, columns - 1)})
+        return [tuple(place) for place in held[-1]] == corners and not any(held[:-1])
+
+    def _norm(self, module, args, output):
+        if self.graph and self.activation is None and len(self.attentions) == self.depth - 1:
+            self.activation = output if output.requires_grad else output.requires_grad_()  # before the last attention
+
+    def _attend(self, func, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **options):
+        if self.block is None and not self._pools(query.shape[-2], key.shape[-2]):
+            self.elsewhere.append((query.shape[0], query.shape[-2]))
+            return func(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **options)
         scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-2, -1)
         if is_causal:
             causal = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
@@ -41,29 +168,135 @@ class Recorder(TorchFunctionMode):
             allowed = attn_mask.dtype == torch.bool
             scores = scores.masked_fill(~attn_mask, -torch.inf) if allowed else scores + attn_mask
         attention = scores.softmax(-1, dtype=torch.float32)
-        if self.local:
-            attention = attention.detach()
-        if not attention.requires_grad:
-            attention.requires_grad_()
-        self.attentions.append(attention)
+        if self.block is None:
+            self._pool(attention.mean(1))
+        else:
+            if self.join:
+                attention = attention.detach()
+            if self.graph and not attention.requires_grad:
+                attention.requires_grad_()
+            self.attentions.append(attention)
+            self.owners.append(self.block)
         return attention.to(value.dtype) @ value
 
-    def _check(self, model, batch):
-        name = type(model).__name__
+    def _multi_head(self, func, query, key, *args, **kwargs):
+        """nn.MultiheadAttention: only its result can be had, mean over heads, which is enough for pooling."""
+        if self.block is not None:
+            self.hidden = True
+        elif self._pools(len(query), len(key)):
+            output, attention = func(query, key, *args, **kwargs | {"need_weights": True, "average_attn_weights": True})
+            self._pool(attention)
+            return output, attention
+        else:
+            self.elsewhere.append((query.shape[-2], len(query)))
+        return func(query, key, *args, **kwargs)
+
+    def _pools(self, queries, keys):
+        return self.tokens is not None and queries < keys == self.tokens.shape[1]
+
+    def _pool(self, attention):
+        """Attention (B, Q, N) behind the last block, mean over heads."""
+        self.pooled += attention.shape[1]
+        self.pooling = attention[:, 0].detach().float()
+
+    def _leave(self, index, module, args, output):
+        self.block, last = None, index == self.depth - 1
+        tokens, *rest = output if isinstance(output, tuple) else (output,)
+        if last:
+            torch.set_grad_enabled(True)
+            self.tokens = tokens if self.graph else tokens.detach().requires_grad_()
+        if self.join:
+            self.outputs.append(tokens)
+            tokens = self.join(self.outputs) if last else tokens.detach()
+        elif last and not self.graph:
+            tokens = self.tokens.clone()
+        else:
+            return None
+        return (tokens, *rest) if isinstance(output, tuple) else tokens
+
+    def _final_norm(self, module, args, output):
+        if self.tokens is not None and getattr(output, "shape", None) == self.tokens.shape:
+            self.tokens = output
+
+    # Is it one chain of layers? ------------------------------------------------------------------------------------
+
+    def _check(self, model):
         if not self.attentions:
-            reason = (
-                "it uses nn.MultiheadAttention, whose attention PyTorch computes out of reach; load the same "
-                "architecture from transformers or timm"
-                if any(isinstance(m, nn.MultiheadAttention) for m in model.modules())
-                else "it never calls F.scaled_dot_product_attention: a CNN has no attention, and a model with an "
-                "attention of its own must be switched to PyTorch's"
-            )
-            raise ValueError(f"{name} shows no attention maps: {reason}.")
+            raise ValueError(f"{self.name} shows no attention maps: {self._why_none(model)}.")
         shapes = {tuple(a.shape) for a in self.attentions}
         first = self.attentions[0].shape
-        if len(shapes) > 1 or len(first) != 4 or first[0] != batch or first[2] != first[3]:
+        if len(shapes) > 1 or len(first) != 4 or first[0] != self.batch or first[2] != first[3]:
             raise ValueError(
-                f"{name} attends in shapes {sorted(shapes)}; one global (B, H, N, N) map a layer with B = {batch} is "
-                "needed. Windowed or pyramid attention (Swin, PVT) and attention pooling (timm's SigLIP, CaiT) have no "
-                "such map: use Grad-CAM made for it."
+                f"{self.name} attends in shapes {sorted(shapes)}; one global (B, H, N, N) map a layer with "
+                f"B = {self.batch} is needed. Windowed or pyramid attention (Swin, PVT) has no such map: use Grad-CAM "
+                "made for it."
             )
+        chain = list(range(self.depth))
+        second = [s for s in self.elsewhere if s[1] > 1 and (self.again or s == (self.batch, first[-1]))]
+        if self.entered != chain or self.owners != chain or second:
+            times = max(self.entered.count(i) for i in chain)
+            raise ValueError(
+                f"The attention of {self.name} is not one chain of layers: "
+                + (
+                    f"its blocks run {times} times in one forward pass"
+                    if times > 1
+                    else f"{len(self.owners) + len(second)} attention calls for {self.depth} blocks in a list"
+                )
+                + ". Models that average several passes, views or towers, or that attend otherwise than once a block, "
+                "have no single map: explain each pass by itself."
+            )
+        if self.pooled > 1 or self.tokens.ndim != 3 or self.tokens.shape[:2] != (self.batch, first[-1]):
+            raise ValueError(
+                f"{self.name} pools its tokens by {self.pooled} queries of attention: which of them a map should "
+                "start from is not known. Attention pooling with one query is."
+                if self.pooled > 1
+                else f"The last block of {self.name} returns {tuple(self.tokens.shape)}, not its {first[-1]} tokens."
+            )
+
+    def _why_none(self, model):
+        if self.hidden or any(isinstance(m, nn.MultiheadAttention) for m in model.modules()):
+            return (
+                "it uses nn.MultiheadAttention, whose attention PyTorch computes out of reach; load the same "
+                "architecture from transformers or timm"
+            )
+        if self.elsewhere:
+            return "it attends outside of any list of blocks; put its blocks into an nn.ModuleList"
+        return (
+            "it never calls F.scaled_dot_product_attention: a CNN has no attention, and a model with an attention of "
+            "its own must be switched to PyTorch's (timm: block.attn.fused_attn = True)"
+        )
+
+
+def readout(gradient: torch.Tensor, prefix_tokens: int) -> torch.Tensor | None:
+    """v₀ (B, N) from the gradient (B, N, D) of the logits at the tokens that pooling and head read; rows sum to 1.
+
+    A mean over tokens gives all of them the same gradient, whatever the head. Of prefix tokens that are read, each
+    counts the same (DeiT's two); beside a mean of patches the prefix counts alone (DINOv2's [CLS]). None: it reads
+    nothing, or patches otherwise than in a mean.
+    """
+    gradient = gradient.float()
+    size = gradient.abs().amax(-1)
+    read = (size > 1e-4 * size.max()).any(0)
+    patches = gradient[:, prefix_tokens:]
+    even = bool((patches - patches[:, :1]).abs().max() <= 1e-2 * size.max())
+    alike = even and bool((gradient - patches[:, :1]).abs().max() <= 1e-2 * size.max())
+    if not even or not read.any():
+        return None
+    v = read.float()
+    if read[:prefix_tokens].any() and not alike:
+        v[prefix_tokens:] = 0
+    return (v / v.sum()).expand(len(gradient), -1)
+
+
+def mine(hook: Callable) -> Callable:
+    """A hook for this thread's passes only: another thread may run the model meanwhile."""
+    thread = threading.get_ident()
+    return lambda *args: hook(*args) if threading.get_ident() == thread else None
+
+
+def _outside(module, blocks):
+    """The modules that are in no block."""
+    for part in module.children():
+        if part not in blocks:
+            yield part
+            yield from _outside(part, blocks)

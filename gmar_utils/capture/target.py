@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from .layout import uncompiled
+from .layout import problem_type
 
 
 def parse_target(target, batch: int) -> torch.Tensor | tuple[int, int] | None:
@@ -46,7 +46,7 @@ def resolve_target(model: nn.Module, logits: torch.Tensor, target=None) -> torch
     target = parse_target(target, batch)
     if target is None:
         if classes == 1:
-            explains_minus_y = (logits[:, 0] <= 0) & (_problem(model) != "regression")
+            explains_minus_y = (logits[:, 0] <= 0) & (problem_type(model) != "regression")
             return (~explains_minus_y).long()
         return logits.argmax(1)
     top = max(classes, 2)  # one logit stands for two classes
@@ -78,12 +78,9 @@ def probability(model: nn.Module, logits: torch.Tensor, target: torch.Tensor) ->
     """Probability (B,) of the target: softmax, or sigmoid for one logit and multi-label heads.
 
     Raises ValueError for a regression head, which has no probability."""
-    if _problem(model) == "regression":
+    kind = problem_type(model)
+    if kind == "regression":
         raise ValueError("A regression head has no probability; use score='logit'.")
-    if logits.shape[1] == 1 or _problem(model) == "multi_label_classification":
+    if logits.shape[1] == 1 or kind == "multi_label_classification":
         return class_score(logits.float(), target).sigmoid()
     return logits.float().softmax(1).gather(1, target[:, None])[:, 0]
-
-
-def _problem(model):
-    return getattr(getattr(uncompiled(model), "config", None), "problem_type", None)

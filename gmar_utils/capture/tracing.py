@@ -1,172 +1,205 @@
-"""The hooks: attention probabilities and their gradients for a whole batch, with nothing left behind in the model."""
+"""One forward and one backward pass of a whole batch, seen through its attention; nothing is left in the model."""
 
-import warnings
-from collections.abc import Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 
 import torch
 from torch import nn
 
-from .layout import in_table, patch_grid, readout, unwrap
-from .recorder import Recorder
+from .checks import check_model, check_pixel_values
+from .layout import blocks, logits_of, unwrap
+from .recorder import Recorder, mine, readout
+from .settling import settled
 from .target import against, class_score, parse_target, resolve_target
 
+SEEN = ("attentions", "logits", "target", "against", "prefix_tokens", "grid", "readout")
 
-@dataclass(eq=False)
+
 class Trace:
-    """One forward pass, seen through its attention, and the backward pass when `gradients` is read.
+    """A forward pass, seen through its attention, and the backward pass when `gradients` is read.
 
     Attributes:
         attentions: L tensors (B, H, N, N), float32; every row sums to 1.
         logits: (B, K).
         target: (B,) class explained.
+        against: (B,) class b of a contrast y = y_a − y_b, or None.
         prefix_tokens: P, tokens in front of the patches.
         grid: (R, C), N = P + R·C.
         readout: (B, N) v₀, the tokens that the classifier reads; each row sums to 1.
-        against: (B,) class b of a contrast y = y_a − y_b, or None.
-        model: what was traced, for methods that run a pass of their own.
+        model: what is traced, for methods that run a pass of their own; None in a trace made by hand.
         pixel_values: (B, channels, height, width).
-        graph: (y summed over the batch, L attentions) that `gradients` differentiates, or None.
+        layout: (P, (R, C)) as the caller gave them, each of them or None.
     """
 
-    attentions: Sequence[torch.Tensor]
-    logits: torch.Tensor
-    target: torch.Tensor
-    prefix_tokens: int
-    grid: tuple[int, int]
-    readout: torch.Tensor
-    against: torch.Tensor | None = None
-    model: nn.Module | None = None
-    pixel_values: torch.Tensor | None = None
-    graph: tuple[torch.Tensor, Sequence[torch.Tensor]] | None = field(default=None, repr=False)
+    def __init__(self, model=None, pixel_values=None, wanted=None, layout=(None, None), graph=True, **seen):
+        """`trace` makes one of a model: wanted is its target, layout P and (R, C) as given. Without a model, `seen` holds
+        the attributes above, and "gradients"."""
+        self.model, self.pixel_values = model, pixel_values
+        self.layout, self._wanted, self._keeps_graph, self._graph = layout, wanted, graph, None
+        self.__dict__ |= seen if model is not None else {"against": None} | seen
+
+    def __getattr__(self, name):
+        """What the forward pass gives, at the first use."""
+        if name not in SEEN or self.__dict__.get("model") is None:
+            raise AttributeError(f"A trace has no attribute {name!r}.")
+        self.forward(self._keeps_graph)
+        return self.__dict__[name]
+
+    def forward(self, graph: bool) -> None:
+        """Run the model; graph: keep what a backward pass needs."""
+        module = unwrap(self.model)
+        with recording(self.model, self.pixel_values, *self.layout, graph=graph) as (recorder, pixel_values):
+            logits = recorder.forward(module, pixel_values)
+            y = self.score(recorder, logits)
+            self.readout = _readout(recorder, logits, module, pixel_values)
+        self.attentions = tuple(a.detach() for a in recorder.attentions)
+        self._graph = (y, recorder.attentions, recorder.activation) if graph else None
+
+    def score(self, recorder: Recorder, logits: torch.Tensor) -> torch.Tensor:
+        """y (B,) of a pass; what the pass says of classes and layout is kept."""
+        self.logits, self.prefix_tokens, self.grid = logits.detach(), recorder.prefix_tokens, recorder.grid
+        self.target = resolve_target(self.model, logits, self._wanted)
+        self.against = against(logits, self._wanted)
+        return class_score(logits, self.target, self.against)
 
     @cached_property
     def gradients(self) -> tuple[torch.Tensor, ...]:
         """L tensors ∂y/∂A (B, H, N, N), float32: one activations-only backward at the first use, with the weights of
-        that moment: read them before the model is changed."""
-        if self.graph is None:  # made without a graph: another forward pass, with one
-            contrast = None if self.against is None else (int(self.target[0]), int(self.against[0]))
-            layout = self.prefix_tokens, self.grid
-            return trace(self.model, self.pixel_values, contrast or self.target, *layout).gradients
-        (y, attentions), self.graph = self.graph, None  # the backward pass frees it
-        with torch.inference_mode(False):
-            return _gradients(y, attentions, self.pixel_values.dtype)
+        that moment: read them before the model is changed. ValueError where no gradient passes."""
+        y, attentions, activation = self._with_graph()
+        inputs = [*attentions, *([] if activation is None else [activation])]
+        found, self._graph = differentiate(y, inputs), None  # the backward pass uses the graph up
+        if activation is not None:
+            self.__dict__.setdefault("activation", (activation.detach().float(), found[-1]))
+        return found[: len(attentions)]
+
+    @cached_property
+    def activation(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The output (B, N, D) of the last block's first norm, in front of its attention, and its gradient, float32."""
+        y, _, activation = self._with_graph()
+        if activation is None:
+            raise ValueError(
+                f"The last block of {type(self.model).__name__} has no norm in front of its attention, which Grad-CAM "
+                "reads. Use a method that needs attention only, such as gmar."
+            )
+        return activation.detach().float(), *differentiate(y, [activation], retain_graph=True)
 
     def patches(self, scores: torch.Tensor) -> torch.Tensor:
         """Token scores (B, N) → patch map (B, R, C)."""
         return scores[:, self.prefix_tokens :].reshape(-1, *self.grid)
 
+    def _with_graph(self):
+        if self._graph is None:  # nothing has run, or without a graph, or the graph is used up
+            self.forward(graph=True)
+        return self._graph
+
 
 def trace(
-    model: nn.Module, pixel_values: torch.Tensor, target=None, prefix_tokens: int | None = None,
-    grid: tuple[int, int] | None = None, *, gradients: bool = True,
-) -> Trace:  # fmt: skip
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    target=None,
+    prefix_tokens: int | None = None,
+    grid: tuple[int, int] | None = None,
+    *,
+    gradients: bool = True,
+    lazy: bool = False,
+) -> Trace:
     """Attention of every layer, and its gradient on demand: one forward and one activations-only backward a batch.
 
     Args:
-        model: any module that calls `F.scaled_dot_product_attention` and returns logits or has `.logits`.
-        pixel_values: (B, channels, height, width).
+        model: any module that calls `F.scaled_dot_product_attention` once in each of a list of blocks, and returns
+            logits, or has `.logits` or the key "logits"; also behind the usual wrappers.
+        pixel_values: (B, channels, height, width), a floating-point tensor or array, or what a processor returns.
         target: None (the predicted class) | a class id | (B,) ids as list, array or tensor | a tuple (a, b), the
             contrast y = y_a − y_b; with one logit, 1 explains y and 0 explains −y.
         prefix_tokens: P, and
-        grid: (R, C): only for modules whose patch embedding is not a strided Conv2d.
+        grid: (R, C): only for modules whose patch embedding is not a convolution.
         gradients: False keeps no graph for the backward pass (attention rollout needs none).
+        lazy: run the model only when something of the pass is read.
 
     Raises:
-        ValueError: saying why, for models without (B, H, N, N) attention: CNNs, windowed attention (Swin),
-            `nn.MultiheadAttention`.
+        ValueError: saying why, for models without one chain of (B, H, N, N) attention (CNNs, windowed attention,
+            `nn.MultiheadAttention`, several passes in one), and for those whose layout or read-out is not known.
         IndexError: a target outside the model's classes.
     """
-    given, model = model, unwrap(model)
-    check_pixel_values(pixel_values)
-    target = parse_target(target, len(pixel_values))
-    with recording(model, pixel_values, gradients=gradients) as (recorder, pixel_values):
-        logits, attentions = recorder.forward(model, pixel_values)
-        other, target = against(logits, target), resolve_target(model, logits, target)
-        y = class_score(logits, target, other).sum()
-    tokens = attentions[0].shape[-1]
-    prefix, grid = patch_grid(model, pixel_values, tokens, prefix_tokens, grid)
-    start = readout(model, tokens, prefix, logits.device)
-    found = Trace(
-        tuple(a.detach() for a in attentions), logits.detach(), target, prefix, grid,
-        start.expand(len(pixel_values), -1), other, given, pixel_values, (y, attentions) if gradients else None,
-    )  # fmt: skip
-    if gradients and not in_table(model):
-        _compare_readout(start, found.gradients[-1])
+    check_model(model)
+    pixel_values = check_pixel_values(pixel_values, model)
+    wanted = parse_target(target, len(pixel_values))
+    found = Trace(model, pixel_values, wanted, (prefix_tokens, grid), gradients)
+    if not lazy:
+        found.forward(gradients)
     return found
-
-
-def _compare_readout(start, gradient):
-    """After the last attention nothing mixes tokens: only queries that the classifier reads have a gradient there."""
-    missed = int(((gradient != 0).any((0, 1, 3)) & (start == 0)).sum())
-    if missed:
-        warnings.warn(
-            f"The classifier reads {missed} tokens that the maps do not start from: what a model reads that is not in "
-            "the table of gmar_utils.capture.layout is a guess. If it averages patches, set model.global_pool = 'avg'.",
-            stacklevel=3,
-        )
-
-
-def _gradients(y, attentions, input_dtype):
-    """∂y/∂A in float32. Those of a float16 model would underflow: y is scaled up, the gradients down again."""
-    if torch.float16 not in (y.dtype, input_dtype):
-        return torch.autograd.grad(y, attentions)
-    return tuple(g / 1024 for g in torch.autograd.grad(1024 * y, attentions))
-
-
-@contextmanager
-def settled(model: nn.Module):
-    """Eval mode, PyTorch's own attention and frozen parameters (a backward pass computes no weight gradients) inside
-    this context. Everything is put back afterwards, also after an error."""
-    with ExitStack() as stack:
-        modules = [model]
-        for module in modules:  # grows while it runs: `model.modules()` in a fraction of its time
-            if module is None:  # an optional part that this model lacks
-                continue
-            if module._modules:
-                modules += module._modules.values()
-            if module.training:
-                stack.callback(setattr, module, "training", True)
-                module.training = False
-            for parameter in module._parameters.values():
-                if parameter is not None and parameter.requires_grad:
-                    stack.callback(parameter.requires_grad_, True)
-                    parameter.requires_grad_(False)
-        before = getattr(getattr(model, "config", None), "_attn_implementation", None)
-        if before not in (None, "sdpa"):
-            with suppress(ValueError):  # no such choice: the recorder says why there is nothing to see
-                model.set_attn_implementation("sdpa")
-                stack.callback(model.set_attn_implementation, before)
-        yield
 
 
 @contextmanager
 def recording(
-    model: nn.Module, pixel_values: torch.Tensor, local: bool = False, hooks=(), gradients: bool = True
-):  # fmt: skip
-    """A `settled` model, with gradients on also inside no_grad, or off (a forward pass then keeps its attention and
-    nothing else). hooks: (module, forward hook) pairs, then removed.
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    prefix_tokens: int | None = None,
+    grid: tuple[int, int] | None = None,
+    **options,
+) -> Iterator[tuple[Recorder, torch.Tensor]]:
+    """A `settled` model, with gradients on also inside no_grad; prefix_tokens, grid, options: as `Recorder` takes them.
 
-    Yields a recorder, whose `forward` keeps the attention (with `local`, each map cut from the graph below it, so that
-    gradients stay inside one layer), and the pixel values, copied where they were made under inference_mode, which
-    autograd refuses.
+    Yields:
+        A recorder for one forward pass of `unwrap(model)`, and the pixel values, copied where they were made under
+        inference_mode, which autograd refuses.
     """
-    check_pixel_values(pixel_values)
-    with settled(model), torch.inference_mode(False), torch.set_grad_enabled(gradients), ExitStack() as stack:
-        for module, hook in hooks:
-            stack.callback(module.register_forward_hook(hook).remove)
-        yield Recorder(local), pixel_values.clone() if pixel_values.is_inference() else pixel_values
+    with settled(unwrap(model)), torch.inference_mode(False), torch.enable_grad():
+        x = pixel_values.clone() if pixel_values.is_inference() else pixel_values
+        yield Recorder(prefix_tokens, grid, **options), x
 
 
-def check_pixel_values(pixel_values) -> None:
-    """ValueError unless it is a tensor (B, channels, height, width) of at least one image."""
-    if not isinstance(pixel_values, torch.Tensor) or pixel_values.ndim != 4:
+def differentiate(y: torch.Tensor, inputs: Sequence[torch.Tensor], retain_graph: bool = False) -> tuple:
+    """∂Σy/∂x, float32, for each input x. ValueError, in words, where no gradient passes."""
+    half = torch.float16 in (y.dtype, *(x.dtype for x in inputs))
+    scale = 1024 if half else 1  # or the gradients of a float16 model underflow
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            found = torch.autograd.grad(scale * y.sum(), inputs, retain_graph=retain_graph)
+    except RuntimeError as error:
+        if "does not require grad" not in str(error) and "not have been used in the graph" not in str(error):
+            raise
         raise ValueError(
-            "pixel_values must be a tensor (B, channels, height, width), got "
-            f"{tuple(getattr(pixel_values, 'shape', ())) or type(pixel_values).__name__}. "
-            "Use load_model(...).preprocess(images)."
+            "The model passes no gradient from its logits to its attention: its layers are quantised, or something in "
+            "it is detached. Use rollout or attention, or the model in floating point."
+        ) from None
+    return tuple(g.float() / scale for g in found)
+
+
+def _readout(recorder, logits, model, pixel_values):
+    """v₀ (B, N), measured."""
+    if recorder.pooling is not None:
+        return recorder.pooling
+    if logits.requires_grad:
+        mixed = logits @ torch.arange(1, logits.shape[1] + 1, device=logits.device).sin().to(logits)  # every class
+        (gradient,) = torch.autograd.grad(mixed.sum(), [recorder.tokens], retain_graph=True, allow_unused=True)
+        found = None if gradient is None else readout(gradient, recorder.prefix_tokens)
+    else:
+        found = _first_token_alone(recorder.tokens.detach(), logits, model, pixel_values)
+    if found is None:
+        raise ValueError(
+            f"How {type(model).__name__} reads its tokens is not known: it reads neither prefix tokens alone, nor a "
+            "mean, nor by attention pooling with one query"
+            + ("" if logits.requires_grad else ", and its head passes no gradient")
+            + ". No map can start from them."
         )
-    if not len(pixel_values):
-        raise ValueError("pixel_values holds no image.")
+    return found
+
+
+def _first_token_alone(tokens, logits, model, pixel_values):
+    """v₀ where the head passes no gradient, as a quantised one: the first token, if the others may be anything."""
+    others = torch.cat([tokens[:, :1], -tokens[:, 1:].flip(1)], 1)
+
+    def replace(module, args, output):
+        return (others, *output[1:]) if isinstance(output, tuple) else others
+
+    hook = blocks(model)[-1].register_forward_hook(mine(replace))
+    try:
+        changed = logits_of(model(pixel_values))
+    finally:
+        hook.remove()
+    first = torch.zeros_like(tokens[..., 0], dtype=torch.float32)
+    first[:, 0] = 1
+    return first if (changed - logits).abs().max() <= 1e-4 * logits.abs().max() else None

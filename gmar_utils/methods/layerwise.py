@@ -3,9 +3,9 @@
 import torch
 
 from ..capture import Trace
-from ..capture.layout import blocks, classify, unwrap
+from ..capture.layout import unwrap
 from ..capture.target import class_score
-from ..capture.tracing import recording
+from ..capture.tracing import differentiate, recording
 
 
 def legrad(trace: Trace, layers: str | int = "all", pool: str = "model") -> torch.Tensor:
@@ -27,21 +27,23 @@ def legrad(trace: Trace, layers: str | int = "all", pool: str = "model") -> torc
 def layer_maps(trace: Trace, pool: str = "model") -> torch.Tensor:
     """Every layer's own LeGrad scores E⁽ˡ⁾ (B, L, N); arguments as `legrad`.
 
-    The graph is cut between the blocks: L short backward passes in one call, cheaper than one through the model."""
+    The graph is cut between the blocks: L short backward passes in one call, cheaper than one through the model. What
+    reads the last block's tokens in the model reads those of all blocks, as one batch of L·B images."""
     if pool not in ("model", "mean"):
         raise ValueError(f"pool must be 'model' or 'mean', got {pool!r}.")
-    model, outputs = unwrap(trace.model), []
 
-    def keep(module, args, output):
-        tokens, *rest = output if isinstance(output, tuple) else (output,)
-        outputs.append(tokens)
-        return (tokens.detach(), *rest) if rest else tokens.detach()
+    def join(outputs):
+        return torch.cat([o.mean(1, keepdim=True).expand_as(o) for o in outputs] if pool == "mean" else outputs)
 
-    hooks = [(block, keep) for block in blocks(model)]
-    with recording(model, trace.pixel_values, local=True, hooks=hooks) as (recorder, pixel_values):
-        _, attentions = recorder.forward(model, pixel_values)
-        if pool == "mean":
-            outputs = [o.mean(1, keepdim=True).expand_as(o) for o in outputs]
-        score = sum(class_score(classify(model, o), trace.target, trace.against).sum() for o in outputs)
-        gradients = torch.autograd.grad(score, attentions)
-    return torch.stack([g.relu().mean((1, 2)) for g in gradients], 1)
+    with recording(trace.model, trace.pixel_values, *trace.layout, join=join) as (recorder, pixel_values):
+        logits = recorder.forward(unwrap(trace.model), pixel_values)
+        depth, batch = len(recorder.attentions), len(pixel_values)
+        if len(logits) != depth * batch:
+            raise ValueError(
+                f"LeGrad has the head of {type(trace.model).__name__} read all {depth} layers as one batch, and it gives "
+                f"{len(logits)} rows for {depth} × {batch}. Use another method, such as gmar."
+            )
+        trace.score(recorder, logits[-batch:])  # the last layer's are the model's own
+        against = None if trace.against is None else trace.against.repeat(depth)
+        y = class_score(logits, trace.target.repeat(depth), against)
+    return torch.stack([g.relu().mean((1, 2)) for g in differentiate(y, recorder.attentions)], 1)

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..capture import Trace, trace
+from ..capture.checks import check_model, check_pixel_values, out_of_memory
 from ..capture.target import parse_target
-from ..capture.tracing import check_pixel_values
 from ..photo import minmax
 from . import activation, baselines, layerwise, weighting
 
@@ -124,7 +124,8 @@ def explain_many(
     batch_size: int = 32,
 ) -> dict[str, torch.Tensor]:
     """{label: name or callable} → {label: maps}, as `explain`; one trace serves every map."""
-    check_pixel_values(pixel_values)
+    check_model(model)
+    pixel_values = check_pixel_values(pixel_values, model)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
     methods = {label: bind(method) for label, method in methods.items()}
@@ -133,9 +134,9 @@ def explain_many(
 
     def maps_of(part):
         chosen = target[part] if isinstance(target, torch.Tensor) and target.ndim else target
-        seen = trace(model, pixel_values[part], chosen, prefix_tokens, grid, gradients=gradients)
+        seen = trace(model, pixel_values[part], chosen, prefix_tokens, grid, gradients=gradients, lazy=True)
         size = pixel_values.shape[-2:] if upsample else None
-        return {label: _finish(seen.patches(method(seen)), size) for label, method in methods.items()}
+        return {label: _finish(_scores(label, method, seen), size) for label, method in methods.items()}
 
     parts = _in_batches(maps_of, len(pixel_values), batch_size)
     return {label: torch.cat([p[label] for p in parts]) for label in methods}
@@ -158,14 +159,23 @@ def _in_batches(function, total, size):
             start += step
             continue
         except (MemoryError, RuntimeError) as error:
-            if step == 1 or not _out_of_memory(error):
+            if step == 1 or not out_of_memory(error):
                 raise
         size = step // 2  # outside `except`: the error holds the tensors of the failed batch
     return results
 
 
-def _out_of_memory(error):
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+def _scores(label, method, seen):
+    """A method's patch scores (B, R, C)."""
+    scores = method(seen)
+    batch, (rows, columns) = len(seen.pixel_values), seen.grid
+    shape = (batch, seen.prefix_tokens + rows * columns)
+    if not isinstance(scores, torch.Tensor) or tuple(scores.shape) != shape:
+        got = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
+        raise ValueError(f"{label!r} must give token scores (B, N) = {shape}, a tensor; got {got}.")
+    if not bool(scores.isfinite().all()):
+        raise ValueError(f"{label!r} gives scores that are NaN or infinite for this model.")
+    return seen.patches(scores.detach().float())
 
 
 def _finish(maps, size):

@@ -2,7 +2,6 @@
 
 import copy
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 from torch import nn
 
-from ..capture.layout import unwrap
+from ..capture.layout import blocks, unwrap
 
 
 def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -70,16 +69,9 @@ def randomized(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, nn.Module
 
 def _stages(model):
     """[(name, modules that own parameters)] from the output to the input."""
-    lists = [
-        m
-        for m in model.modules()
-        if isinstance(m, nn.ModuleList | nn.Sequential) and len(m) > 1 and len(Counter(map(type, m))) == 1
-    ]
-    if not lists:
-        raise ValueError(f"{type(model).__name__} has no list of blocks to randomise one after the other.")
-    blocks = list(max(lists, key=lambda m: sum(p.numel() for p in m.parameters())))
-    block_of = {id(m): i for i, block in enumerate(blocks) for m in block.modules()}
-    before, inside, after = [], [[] for _ in blocks], []
+    in_order = blocks(model)
+    block_of = {id(m): i for i, block in enumerate(in_order) for m in block.modules()}
+    before, inside, after = [], [[] for _ in in_order], []
     for module in model.modules():
         if next(module.parameters(recurse=False), None) is None:
             continue

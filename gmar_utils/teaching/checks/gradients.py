@@ -283,6 +283,12 @@ def _planted():
         attention[image, :, :, 1 + patch] = 0.88
         gradient[image, :, :, 1 + patch] = 1.0
     none = torch.zeros(2, 2)
-    planted = Trace((attention,) * 3, none, none[0].long(), 1, (2, 3), torch.eye(7)[:1].expand(2, -1))
-    planted.gradients = (gradient,) * 3
-    return planted
+    return Trace(
+        attentions=(attention,) * 3,
+        gradients=(gradient,) * 3,
+        logits=none,
+        target=none[0].long(),
+        prefix_tokens=1,
+        grid=(2, 3),
+        readout=torch.eye(7)[:1].expand(2, -1),
+    )

@@ -8,9 +8,6 @@ from functools import partial
 
 import torch
 
-from gmar_utils.capture.layout import blocks, first_norm, logits_of, unwrap
-from gmar_utils.capture.target import class_score
-from gmar_utils.capture.tracing import recording
 from gmar_utils.methods.weighting import head_weights
 
 
@@ -47,28 +44,16 @@ def released(trace, norm="l1", readout="shipped"):
       "head 0"     the [CLS] row of head 0
       "all heads"  the [CLS] row, mean over heads
     """
-    heads = trace.attentions[0].shape[1]
-    weights = layernorm_weights(trace.model, trace.pixel_values, trace.target, heads, norm)
+    weights = layernorm_weights(trace, norm)
     return chains_readout(released_chains(trace.attentions, weights), readout, trace.prefix_tokens)
 
 
-def layernorm_weights(model, pixel_values, target, heads, norm="l1"):
+def layernorm_weights(trace, norm="l1"):
     """Head weights (B, H) from the gradient at the last block's first LayerNorm, channels in H chunks; None: 1/H."""
+    batch, heads = trace.attentions[0].shape[:2]
     if norm is None:
-        return torch.full((len(pixel_values), heads), 1 / heads, device=pixel_values.device)
-    model, seen = unwrap(model), []
-
-    def keep(module, args, output):
-        seen.append(output.detach().requires_grad_())
-        return seen[-1]
-
-    with recording(model, pixel_values) as (_, pixel_values):
-        handle = first_norm(blocks(model)[-1]).register_forward_hook(keep)
-        try:
-            score = class_score(logits_of(model(pixel_values)), target).sum()
-        finally:
-            handle.remove()
-        (gradient,) = torch.autograd.grad(score, seen)
+        return torch.full((batch, heads), 1 / heads, device=trace.pixel_values.device)
+    _, gradient = trace.activation
     chunks = gradient[:, 1:].unflatten(2, (heads, -1))
     sizes = torch.linalg.vector_norm(chunks, ord=int(norm[1]), dim=(1, 3))
     return sizes / sizes.sum(1, keepdim=True)

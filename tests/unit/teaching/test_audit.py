@@ -30,9 +30,10 @@ def stack(layers=3, heads=2, side=3, seed=0, batch=2):
 
 def made(attentions, gradients, target, side):
     readout = torch.eye(attentions[0].shape[-1])[:1].expand(len(target), -1)
-    trace = Trace(attentions, torch.zeros(len(target), 2), target, 1, (side, side), readout)
-    trace.gradients = gradients
-    return trace
+    return Trace(
+        attentions=attentions, gradients=gradients, logits=torch.zeros(len(target), 2), target=target, prefix_tokens=1,
+        grid=(side, side), readout=readout,
+    )  # fmt: skip
 
 
 def replaced(trace, **fields):
@@ -144,7 +145,7 @@ def test_released_map_ignores_every_head_but_the_first():
 
 def test_released_map_is_the_same_for_l1_l2_and_uniform_weights(vit):
     model, x = vit
-    weights = [layernorm_weights(model, x, torch.zeros(2).long(), 4, norm) for norm in ("l1", "l2", None)]
+    weights = [layernorm_weights(gmar_utils.trace(model, x, 0), norm) for norm in ("l1", "l2", None)]
     assert (weights[0] - weights[2]).abs().max() > 0.01  # the weights themselves do differ
     maps = [released(gmar_utils.trace(model, x, 0), norm)[:, 1:] for norm in ("l1", "l2", None)]
     for i in range(2):

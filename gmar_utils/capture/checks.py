@@ -1,0 +1,75 @@
+"""What goes in, checked before anything runs."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+HINT = "Use load_model(...).preprocess(images), or load_model(...).explain(image), which reads pictures itself."
+
+
+def check_model(model) -> None:
+    """ValueError unless it is a module whose forward pass Python can watch."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"model must be a torch.nn.Module, got {type(model).__name__}. "
+            "A Vit of load_model has its module in .model, and explains pictures itself: vit.explain(image)."
+        )
+    if any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()):
+        raise ValueError(
+            f"{type(model).__name__} is scripted or traced (torch.jit): its attention is out of reach. "
+            "Pass the module that it was made from."
+        )
+    if any(p.is_inference() for p in model.parameters()):
+        raise ValueError(
+            f"{type(model).__name__} was made under torch.inference_mode(), so that no gradient can pass through its "
+            "weights. Make it outside of that context."
+        )
+
+
+def check_pixel_values(pixel_values, model: nn.Module | None = None) -> torch.Tensor:
+    """The pixel values as a tensor (B, channels, height, width).
+
+    Args:
+        pixel_values: a floating-point tensor or NumPy array of that shape, or what a processor returns.
+        model: its floating-point type and, for an array, its device are taken over.
+
+    Raises:
+        ValueError: anything else, no image, NaN or infinity.
+    """
+    given = pixel_values
+    if isinstance(given, Mapping) and "pixel_values" in given:
+        pixel_values = given["pixel_values"]
+    if isinstance(pixel_values, np.ndarray) and pixel_values.dtype.kind == "f":
+        pixel_values = torch.from_numpy(np.ascontiguousarray(pixel_values))
+        weight = _weight(model)
+        pixel_values = pixel_values if weight is None else pixel_values.to(weight.device)
+    if not isinstance(pixel_values, torch.Tensor):
+        shape = f" of {pixel_values.dtype}" if isinstance(pixel_values, np.ndarray) else ""
+        raise ValueError(
+            "pixel_values must be a floating-point tensor (B, channels, height, width), got "
+            f"{type(pixel_values).__name__}{shape}. {HINT}"
+        )
+    if pixel_values.ndim != 4 or not pixel_values.is_floating_point() or pixel_values.layout != torch.strided:
+        raise ValueError(
+            "pixel_values must be a floating-point tensor (B, channels, height, width), got "
+            f"{tuple(pixel_values.shape)} of {pixel_values.dtype}. {HINT}"
+        )
+    if not pixel_values.numel():
+        raise ValueError(f"pixel_values holds no image: its shape is {tuple(pixel_values.shape)}. {HINT}")
+    if not bool(pixel_values.isfinite().all()):
+        raise ValueError(f"pixel_values hold NaN or infinity. {HINT}")
+    weight = _weight(model)
+    return pixel_values.detach() if weight is None else pixel_values.detach().to(weight.dtype)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the CPU."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _weight(model):
+    """A floating-point weight: what the model computes with."""
+    weights = () if model is None else model.parameters()
+    return next((w for w in weights if w.is_floating_point()), None)
