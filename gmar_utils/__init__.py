@@ -2,14 +2,25 @@
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 from .capture import Trace, probability, trace
 from .methods import METHODS, Method, explain, explain_many
-from .model import Vit, load_model
+from .model import Explanation, Vit, load_model
 
 __all__ = [
-    "METHODS", "Method", "Trace", "Vit", "evaluate", "explain", "explain_many", "load_model", "probability", "trace",
-]  # fmt: skip
+    "METHODS",
+    "Explanation",
+    "Method",
+    "Trace",
+    "Vit",
+    "evaluate",
+    "explain",
+    "explain_many",
+    "load_model",
+    "probability",
+    "trace",
+]
+SUBMODULES = ("data", "evaluation", "explorer", "export", "metrics", "photo", "teaching", "training", "trust", "viz")
 
 
 def __getattr__(name: str):
@@ -18,6 +29,6 @@ def __getattr__(name: str):
         from .evaluation import evaluate
 
         return evaluate
-    if name in ("data", "evaluation", "explorer", "metrics", "teaching", "training", "viz"):
+    if name in SUBMODULES:
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Checkpoints: weights that are all there, the processor they were trained with, and other sizes than the trained one."""
+"""Checkpoints: weights that are all there, the processor they were trained with, and sizes other than the trained."""
 
 import copy
 import inspect
@@ -60,7 +60,7 @@ def pretrained(name: str | os.PathLike, *, new_head: bool = False, **options) ->
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "weights_only" in str(error) or "nsafe" in reason:
             raise OSError(
-                f"The weights of {name!r} are a pickle file that holds more than tensors, so it can run code when it is "
+                f"The weights of {name!r} are a pickle file that holds more than tensors: it can run code when it is "
                 "read. Ask its authors for model.safetensors, or convert it to safetensors where that is safe."
             ) from None
         if local:
@@ -208,8 +208,8 @@ def _saved_processor(source):
             return None
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"The processor file {Path(files[0]).name!r} of {str(source)!r} is broken or of a kind that transformers does "
-            f"not know ({reason}). Correct it, or pass mean=, std= and size=, or processor=."
+            f"The processor file {Path(files[0]).name!r} of {str(source)!r} is broken or of a kind that transformers "
+            f"does not know ({reason}). Correct it, or pass mean=, std= and size=, or processor=."
         ) from None
 
 
@@ -253,7 +253,8 @@ def check_processor(processor, channels: int) -> torch.Size:
     """
     name = type(processor).__name__
     try:
-        black, white = (prepare(processor, np.full((224, 224, channels), v, np.uint8)) for v in (0, 255))
+        with np.errstate(all="ignore"):
+            black, white = (prepare(processor, np.full((224, 224, channels), v, np.uint8)) for v in (0, 255))
     except Exception as error:
         raise ValueError(f"The processor {name} cannot prepare a picture of {channels} channels: {error}") from None
     if black.ndim != 4 or black.shape[1] != channels or 0 in black.shape:
@@ -294,8 +295,8 @@ def at_size(module: nn.Module, processor, size: tuple[int, int]) -> nn.Module:
     prepared = check_processor(processor, shape[1])
     if tuple(prepared) != shape:
         raise ValueError(
-            f"{type(processor).__name__} cannot be set to {height}×{width} pixels; it makes {tuple(prepared[2:])}. Pass "
-            "mean=, std= and size=, or a processor for this size."
+            f"{type(processor).__name__} cannot be set to {height}×{width} pixels; it makes {tuple(prepared[2:])}. "
+            "Pass mean=, std= and size=, or a processor for this size."
         )
     asked = {"interpolate_pos_encoding": True}
     by_name = "interpolate_pos_encoding" in inspect.signature(uncompiled(module).forward).parameters

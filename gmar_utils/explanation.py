@@ -121,5 +121,5 @@ class Explanation:
     def _repr_html_(self) -> str:
         """A picture with alt text: a notebook shows this one, and the bare PNG where there is no HTML."""
         data = base64.b64encode(self._repr_png_()).decode()
-        alt, heading = html.escape(self.alt, quote=True), html.escape(self.heading)
-        return f'<figure><img src="data:image/png;base64,{data}" alt="{alt}"><figcaption>{heading}</figcaption></figure>'
+        image = f'<img src="data:image/png;base64,{data}" alt="{html.escape(self.alt)}">'
+        return f"<figure>{image}<figcaption>{html.escape(self.heading)}</figcaption></figure>"

@@ -17,8 +17,8 @@ from .capture.layout import logits_of
 from .checkpoint import bundled
 from .explanation import Explanation
 from .memory import check_fits
-from .methods.registry import METHODS, bind
-from .photo import as_list, is_one, minmax, prepare, read_photo, resize, to_photo
+from .methods.registry import METHODS, Method, bind
+from .photo import as_list, is_one, minmax, prepare, read_photo, resize, symmetric, to_photo
 
 __all__ = ["Explanation", "Vit", "bundled", "load_model"]
 
@@ -64,8 +64,8 @@ class Vit:
         if len({p.shape for p in prepared}) > 1:
             raise ValueError(
                 "The processor makes values of different shapes of these photos "
-                f"({', '.join(sorted({str(tuple(p.shape[2:])) for p in prepared}))}), which are no batch. Pass one photo "
-                "at a time, or explain() with the whole list."
+                f"({', '.join(sorted({str(tuple(p.shape[2:])) for p in prepared}))}), which are no batch. Pass one at "
+                "a time, or explain() with the whole list."
             )
         return torch.cat(prepared)
 
@@ -128,8 +128,8 @@ class Vit:
 
             by_word = {w.strip().lower(): i for i, text in enumerate(self.labels) for w in text.split(",")}
             near = [self.label(by_word[w]) for w in difflib.get_close_matches(word.lower(), by_word, 3, 0.75)]
-        hint = f"; near it: {', '.join(near)}." if near and word.strip() else "; all of them: .labels, or gmar info MODEL."
-        return f"The model has no label {word!r}{hint}"
+        hint = f"near it: {', '.join(near)}" if near and word.strip() else "all of them: .labels, or gmar info MODEL"
+        return f"The model has no label {word!r}; {hint}."
 
     # --- what it says, and why
 
@@ -161,8 +161,10 @@ class Vit:
             for i, chosen, row in zip(part, ids, logits, strict=True):
                 shown = self._probability(row.expand(len(chosen), -1), chosen)
                 file = str(images[i]) if isinstance(images[i], str | os.PathLike) else f"picture {i}"
-                rows += [(file, r, self.label(k), k, p) for r, (k, p) in enumerate(zip(chosen.tolist(), shown), 1)]
-        return pd.DataFrame(rows, columns=["file", "rank", "label", "class_id", "probability"]).astype({"probability": float})
+                ranked = enumerate(zip(chosen.tolist(), shown, strict=True), 1)
+                rows += [(file, rank, self.label(k), k, p) for rank, (k, p) in ranked]
+        table = pd.DataFrame(rows, columns=["file", "rank", "label", "class_id", "probability"])
+        return table.astype({"probability": float})
 
     def explain(
         self,
@@ -187,7 +189,8 @@ class Vit:
             batch_size: pictures in a pass.
             prefix_tokens: P, and
             grid: (R, C), of a model whose patch embedding does not say them (see `trace`).
-            **options: that method's own.
+            **options: that method's own. A method whose scores have a sign (and a callable) also takes signed=True: the
+                map keeps it, in [−1, 1]; without it only what speaks for the class is shown.
 
         Returns:
             An Explanation; a list of them when several pictures went in.
@@ -197,30 +200,45 @@ class Vit:
                 before anything runs.
             MemoryError: When the attention of one picture cannot fit.
         """
-        function = bind(method, **options)
+        known = _known(method)
+        asked = dict(options)
+        signed = (known is None or known.signed) and bool(asked.pop("signed", False))
+        function = bind(method, **asked)
         photos = [read_photo(i, self.channels, window) for i in as_list(images)]
         targets = self._targets(target, len(photos))
-        named = partial(Explanation, method=_name_of(method), options=_options_of(method, options))
+        about = {"method": known.name if known else _own_name(method), "options": _options_of(method, options)}
         results = [None] * len(photos)
         for values, part in self._batches(photos, batch_size):
             chosen = [targets[i] for i in part] if isinstance(targets, list) else targets
-            seen = trace(self.model, values, chosen, prefix_tokens, grid)
+            gradients = known is None or known.class_aware
+            seen = trace(self.model, values, chosen, prefix_tokens, grid, gradients=gradients)
             self._check_logits(seen.logits)
             if seen.grid == (1, 1):
                 raise ValueError(
-                    f"At {values.shape[-2]}×{values.shape[-1]} pixels the model sees one patch: a map of one value says "
-                    "nothing. Use a larger image size."
+                    f"At {values.shape[-2]}×{values.shape[-1]} pixels the model sees one patch: one value is no map. "
+                    "Use a larger image size."
                 )
-            maps = minmax(seen.patches(function(seen))).cpu()
-            at_input = minmax(resize(maps, values.shape[-2:]))
+            maps = seen.patches(function(seen))
+            if known and known.signed and not signed:
+                maps = maps.relu()
+            scale = symmetric if signed else minmax
+            maps = scale(maps).cpu()
+            at_input = scale(resize(maps, values.shape[-2:]))
             shown = self._probability(seen.logits, seen.target)
             against = None if getattr(seen, "against", None) is None else seen.against.tolist()
             for j, (i, a) in enumerate(zip(part, seen.target.tolist(), strict=True)):
                 words = self.label(a) if against is None else f"{self.label(a)} rather than {self.label(against[j])}"
-                results[i] = named(
-                    map=maps[j], photo=_displayed(photos[i]), target=a if against is None else (a, against[j]),
-                    label=words, probability=shown[j], signed=False, _at_input=at_input[j], _processor=self.processor,
-                )  # fmt: skip
+                results[i] = Explanation(
+                    map=maps[j],
+                    photo=_displayed(photos[i]),
+                    target=a if against is None else (a, against[j]),
+                    label=words,
+                    probability=shown[j],
+                    **about,
+                    signed=signed,
+                    _at_input=at_input[j],
+                    _processor=self.processor,
+                )
         return results[0] if is_one(images) else results
 
     def _batches(self, photos, batch_size):
@@ -276,11 +294,17 @@ def _displayed(photo):
     return photo if isinstance(photo, Image.Image) else Image.fromarray(np.ascontiguousarray(photo[..., 0]))
 
 
-def _name_of(method):
+def _known(method) -> Method | None:
+    """The entry of METHODS for a name or for a function of it, also a partial one; None for the caller's own."""
     while isinstance(method, partial):
         method = method.func
-    known = {m.function: m.name for m in METHODS.values()}
-    return method if isinstance(method, str) else known.get(method, getattr(method, "__name__", type(method).__name__))
+    return METHODS.get(method) if isinstance(method, str) else {m.function: m for m in METHODS.values()}.get(method)
+
+
+def _own_name(method):
+    while isinstance(method, partial):
+        method = method.func
+    return getattr(method, "__name__", type(method).__name__)
 
 
 def _options_of(method, options):
@@ -302,14 +326,14 @@ def load_model(
     """A classifier ready to be explained: in eval mode, on the device, every weight from its file.
 
     Args:
-        model: a bundled name (`bundled()`), a folder, a hub id, or a model object of transformers or timm, or any module
-            that returns logits. A model object is used as it is: put into eval mode and on the device, else unchanged.
+        model: a bundled name (`bundled()`), a folder, a hub id, or a model object of transformers or timm, or any
+            module that returns logits. A model object is put into eval mode and on the device, else left as it is.
         processor: an image processor of transformers in place of the checkpoint's own; a copy of it is used.
         mean: per channel, and
         std: per channel, and
         size: pixels, or (height, width): the preprocessing of a checkpoint without a processor file.
-        image_size: run at another resolution, an int or (height, width), with interpolated position embeddings. `.model`
-            then is a shallow copy, where that needs a hook, which shares the weights of the model object given.
+        image_size: run at another resolution, an int or (height, width), with interpolated position embeddings.
+            Where that needs a hook, `.model` is a shallow copy that shares the weights of the model object given.
         device: "auto" (a GPU if there is one), or a PyTorch device.
 
     Raises:
@@ -327,7 +351,8 @@ def load_model(
     elif isinstance(model, str | Path | os.PathLike) and str(model).strip():
         name, source, module = str(model), checkpoint.located(model), checkpoint.pretrained(model)
     else:
-        raise TypeError(f"A model is a bundled name ({', '.join(bundled())}), a folder, a hub id or a module; got {model!r}.")
+        names = ", ".join(bundled())
+        raise TypeError(f"A model is a bundled name ({names}), a folder, a hub id or a module; got {model!r}.")
     checkpoint.check_weights(module, name)
     labels, channels = checkpoint.label_words(module), checkpoint.channels_of(module)
     if processor is None:

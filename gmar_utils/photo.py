@@ -37,8 +37,7 @@ def as_list(images) -> list:
         )
     if isinstance(images, bytes | bytearray) or not isinstance(images, Iterable):
         raise TypeError(
-            "Expected a picture (path, PIL image, array or tensor) or several of them, got "
-            f"{type(images).__name__}."
+            f"Expected a picture (path, PIL image, array or tensor) or several of them, got {type(images).__name__}."
         )
     found = list(images)
     if not found:
@@ -147,7 +146,7 @@ def _array(image, channels, name) -> np.ndarray:
 def _of_channels(pixels, channels, name) -> np.ndarray:
     if pixels.ndim != 3 or pixels.shape[2] != channels:
         raise ValueError(
-            f"The model takes pictures of {channels} channels; {name} has {1 if pixels.ndim == 2 else pixels.shape[2]}. "
+            f"The model takes pictures of {channels} channels, and {name} has shape {pixels.shape}. "
             f"Give an array (height, width, {channels})."
         )
     return pixels
@@ -305,3 +304,9 @@ def minmax(maps: torch.Tensor) -> torch.Tensor:
     flat = maps.float().flatten(1)
     low, high = flat.aminmax(dim=1, keepdim=True)
     return ((flat - low) / (high - low).clamp_min(torch.finfo(flat.dtype).tiny)).view_as(maps)
+
+
+def symmetric(maps: torch.Tensor) -> torch.Tensor:
+    """Each map of (B, …) divided by its largest magnitude, to [−1, 1]: 0 stays 0."""
+    flat = maps.float().flatten(1)
+    return (flat / flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)).view_as(maps)

@@ -24,21 +24,7 @@ class Style(NamedTuple):
     order: int
 
 
-METHOD_STYLE = {
-    name: Style(color, order)
-    for order, (name, color) in enumerate(
-        {
-            "grad-cam": "#CC79A7",
-            "rollout": "#0072B2",
-            "gmar": "#D55E00",
-            "legrad": "#009E73",
-            "chefer": "#56B4E9",
-            "attention": "#E69F00",
-            "random": "#7F7F7F",
-            "center": "#4D4D4D",
-        }.items()
-    )
-}
+METHOD_STYLE = {m.name: Style(m.color, order) for order, m in enumerate(METHODS.values())}
 
 
 def style(label: str) -> Style:

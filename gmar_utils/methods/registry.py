@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..capture import Trace, trace
 from ..capture.checks import check_model, check_pixel_values, out_of_memory
 from ..capture.target import parse_target
-from ..photo import minmax
+from ..photo import minmax, resize
 from . import activation, baselines, layerwise, weighting
 
 
@@ -136,9 +135,9 @@ def explain_many(
         chosen = target[part] if isinstance(target, torch.Tensor) and target.ndim else target
         seen = trace(model, pixel_values[part], chosen, prefix_tokens, grid, gradients=gradients, lazy=True)
         size = pixel_values.shape[-2:] if upsample else None
-        return {label: _finish(_scores(label, method, seen), size) for label, method in methods.items()}
+        return {label: _finish(patch_scores(label, method, seen), size) for label, method in methods.items()}
 
-    parts = _in_batches(maps_of, len(pixel_values), batch_size)
+    parts = in_batches(maps_of, len(pixel_values), batch_size)
     return {label: torch.cat([p[label] for p in parts]) for label in methods}
 
 
@@ -149,7 +148,7 @@ def _class_aware(function):
     return {m.function: m.class_aware for m in METHODS.values()}.get(function, True)
 
 
-def _in_batches(function, total, size):
+def in_batches(function, total, size):
     """[function(slice)] over `total` images, `size` at a time; half as many whenever memory runs out, down to 1."""
     results, start = [], 0
     while start < total:
@@ -165,8 +164,8 @@ def _in_batches(function, total, size):
     return results
 
 
-def _scores(label, method, seen):
-    """A method's patch scores (B, R, C)."""
+def patch_scores(label, method, seen):
+    """Patch scores (B, R, C) of a bound method; ValueError for scores of another shape, NaN or infinite."""
     scores = method(seen)
     batch, (rows, columns) = len(seen.pixel_values), seen.grid
     shape = (batch, seen.prefix_tokens + rows * columns)
@@ -182,4 +181,4 @@ def _finish(maps, size):
     maps = minmax(maps)  # first, because interpolation's rounding would turn a constant map into noise
     if size is None:
         return maps
-    return minmax(F.interpolate(maps[:, None], size=tuple(size), mode="bilinear", align_corners=False)[:, 0])
+    return minmax(resize(maps, size))

@@ -28,7 +28,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
-from .. import data
+from .. import checkpoint, data
 from .. import model as models
 from ..data import drawing as shapes
 from .augment import mixed, random_views, resized
@@ -332,10 +332,9 @@ def starting_point(recipe, words):
         return ViTForImageClassification(ViTConfig(**recipe.init, **named)), processor
     if recipe.layers:
         named["num_hidden_layers"] = recipe.layers
-    source = models.CHECKPOINTS / recipe.init if recipe.init in models.bundled() else recipe.init
-    model = models._from_pretrained(source, recipe.init, new_head=True, ignore_mismatched_sizes=True, **named)
+    model = checkpoint.pretrained(recipe.init, new_head=True, **named)
     _cut_positions(model, recipe)
-    return model, models._processor(source, model.config, None, None, None)
+    return model, checkpoint.image_processor(checkpoint.located(recipe.init), model)
 
 
 def _cut_positions(model, recipe):

@@ -1,4 +1,4 @@
-"""Loading, preprocessing and geometry: any checkpoint, any picture, and maps back on the photo's own pixels."""
+"""Loading and preprocessing: any checkpoint, with the preparation it was trained with."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from transformers import AutoImageProcessor, ViTImageProcessorPil
 
 from gmar_utils import explain, load_model, trace
 from gmar_utils.model import bundled
-from gmar_utils.photo import read_photo, resized_and_cropped, to_photo
+from gmar_utils.photo import resized_and_cropped
 
 BUNDLED = bundled()
 
@@ -75,90 +75,8 @@ def test_a_checkpoint_without_a_trained_head_is_refused(tmp_path):
 
 
 def test_unknown_names_say_what_there_is(tmp_path, monkeypatch):
-    monkeypatch.setattr("gmar_utils.models._hub_answers", lambda name: False)
+    monkeypatch.setattr("gmar_utils.checkpoint._hub_answers", lambda name: False)
     with pytest.raises(OSError, match="out of reach"):
         load_model("nobody/no-such-model")
     with pytest.raises(OSError, match="could not be loaded"):
         load_model(tmp_path)
-
-
-# --- photos -----------------------------------------------------------------------------------------------------------
-
-
-def test_pictures_of_every_kind(tmp_path):
-    ramp = np.linspace(0, 255, 12).astype(np.uint8).reshape(3, 4)
-    rgb = np.stack([ramp, 255 - ramp, ramp], -1)
-    assert np.array_equal(read_photo(rgb), rgb)
-    assert np.array_equal(read_photo(ramp), np.stack([ramp] * 3, -1))
-    assert read_photo(rgb, channels=1).mode == "L"
-    alpha = np.dstack([rgb, np.where(ramp > 100, 255, 0)]).astype(np.uint8)
-    laid = np.asarray(read_photo(alpha))
-    assert np.array_equal(laid[ramp > 100], rgb[ramp > 100]) and (laid[ramp <= 100] == 255).all()
-    palette = Image.fromarray(rgb).convert("P")
-    palette.save(tmp_path / "p.png", transparency=0)
-    assert read_photo(tmp_path / "p.png").mode == "RGB"
-    turned = Image.fromarray(rgb)
-    exif = turned.getexif()
-    exif[0x0112] = 6  # the camera was held on its side
-    turned.save(tmp_path / "t.png", exif=exif)
-    assert np.array_equal(read_photo(tmp_path / "t.png"), np.rot90(rgb, -1))
-
-
-def test_deep_pictures_use_the_window_or_their_own_range(tmp_path):
-    deep = np.array([[0, 1000], [2000, 4000]], dtype=np.uint16)
-    Image.fromarray(deep).save(tmp_path / "deep.png")
-    with pytest.warns(UserWarning, match="from 0 to 4000"):
-        assert np.asarray(read_photo(tmp_path / "deep.png", channels=1)).tolist() == [[0, 64], [128, 255]]
-    windowed = read_photo(tmp_path / "deep.png", channels=1, window=(1000, 2000))
-    assert np.asarray(windowed).tolist() == [[0, 0], [255, 255]]
-    assert np.asarray(read_photo(np.array([[0.0, 0.5], [1.0, 0.25]]), channels=1)).tolist() == [[0, 128], [255, 64]]
-    for bad in [(5, 5), (7, 2)]:
-        with pytest.raises(ValueError, match="window"):
-            read_photo(deep, window=bad)
-    with pytest.raises(ValueError, match="NaN"):
-        read_photo(np.array([[np.nan, 1.0]]))
-    with pytest.raises(ValueError, match="height, width"):
-        read_photo(np.zeros((3, 4, 5)))
-
-
-def slow_to_photo(values, height, width, rows, columns, top, left, crop_h, crop_w):
-    """Pixel by pixel: where does this pixel's centre fall in the crop, and what does the map say there?"""
-    r, c = values.shape
-    result = np.full((height, width), np.nan)
-    for i in range(height):
-        for j in range(width):
-            y = ((i + 0.5) * rows / height - top) / crop_h * r - 0.5
-            x = ((j + 0.5) * columns / width - left) / crop_w * c - 0.5
-            if not (-0.5 <= y <= r - 0.5 and -0.5 <= x <= c - 0.5):
-                continue
-            y, x = np.clip(y, 0, r - 1), np.clip(x, 0, c - 1)
-            a, b = int(y), int(x)
-            p, q = min(a + 1, r - 1), min(b + 1, c - 1)
-            u, v = y - a, x - b
-            result[i, j] = (
-                values[a, b] * (1 - u) * (1 - v) + values[p, b] * u * (1 - v)
-                + values[a, q] * (1 - u) * v + values[p, q] * u * v
-            )  # fmt: skip
-    return result
-
-
-@pytest.mark.parametrize("size", [(50, 90), (90, 50), (40, 40), (33, 64)])
-def test_maps_go_back_through_resize_and_crop(folder, size):
-    processor = load_model(folder).processor
-    maps = torch.rand(1, 4, 5, generator=torch.Generator().manual_seed(0))
-    (rows, columns), crop = resized_and_cropped(size, processor)
-    got = to_photo(maps, [size], processor)[0]
-    expected = slow_to_photo(maps[0].numpy(), *size, rows, columns, *crop)
-    assert got.shape == size and got.dtype == torch.float32
-    np.testing.assert_allclose(got, expected, atol=1e-5)
-
-
-def test_without_a_crop_the_whole_photo_is_covered():
-    vit = load_model(build("vit"), mean=[0.5] * 3, std=[0.5] * 3)
-    photos = [np.zeros((50, 90, 3), np.uint8), np.zeros((7, 8, 3), np.uint8)]
-    x = vit.preprocess(photos)
-    maps = vit.to_photo(explain(vit.model, x), photos)
-    assert [tuple(m.shape) for m in maps] == [(50, 90), (7, 8)]
-    assert all(torch.isfinite(m).all() for m in maps)
-    with pytest.raises(ValueError, match="2 maps for 1 photos"):
-        vit.to_photo(explain(vit.model, x), photos[:1])
