@@ -5,11 +5,21 @@ hub id or a local path, given as an argument or by environment variable; what is
 file.
 """
 
-from .scenes import shapes
+from .scenes import shape_pairs, shapes
 from .tiny import tiny_imagenet, tiny_imagenet_arrays, words
-from .voc import VOC_CLASSES, VOC_TO_IMAGENET, VOC_TO_TINY_IMAGENET, VOID, best_target, voc2012
+from .voc import VOC_CLASSES, VOC_TO_IMAGENET, VOC_TO_TINY_IMAGENET, VOID, best_target, voc2012, voc_pairs
 
 __all__ = [
-    "VOC_CLASSES", "VOC_TO_IMAGENET", "VOC_TO_TINY_IMAGENET", "VOID", "best_target", "shapes", "tiny_imagenet",
-    "tiny_imagenet_arrays", "voc2012", "words",
-]  # fmt: skip
+    "VOC_CLASSES",
+    "VOC_TO_IMAGENET",
+    "VOC_TO_TINY_IMAGENET",
+    "VOID",
+    "best_target",
+    "shape_pairs",
+    "shapes",
+    "tiny_imagenet",
+    "tiny_imagenet_arrays",
+    "voc2012",
+    "voc_pairs",
+    "words",
+]

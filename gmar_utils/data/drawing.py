@@ -6,6 +6,7 @@ outlines cover the same area at the same size. Same seed, same bytes; scene i do
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -51,12 +52,13 @@ CURVES = {
 CLASSES = ("disc", "ring", "crescent", "half disc", *POLYGONS)
 
 
-def inside(name, u, v):
+def inside(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Whether the points (u, v) lie in the outline ``name`` at size 1, any array shape: bool of that shape."""
     return _polygon(u, v, POLYGONS[name]) if name in POLYGONS else CURVES[name](u, v)
 
 
-def _unit_scale():
+@cache
+def unit_scale() -> tuple[dict[str, float], dict[str, float]]:
     """Per class the factor that gives every outline the area of the unit disc's half, and the radius that holds it."""
     axis = np.linspace(-1.2, 1.2, 481)
     u, v = np.meshgrid(axis, axis)
@@ -66,9 +68,6 @@ def _unit_scale():
         scale[name] = np.sqrt(points.sum() * (axis[1] - axis[0]) ** 2 / (np.pi / 2))
         reach[name] = np.hypot(u, v)[points].max() / scale[name]
     return scale, reach
-
-
-SCALE, REACH = _unit_scale()
 
 
 class Scenes(NamedTuple):
@@ -94,7 +93,7 @@ def _palettes(rng, n, against=None):
     return colours[far, np.arange(n)]
 
 
-def textures(rng, colours, size):
+def textures(rng: np.random.Generator, colours: np.ndarray, size: int) -> np.ndarray:
     """Fractal noise between three colours (n, 3, 3), stretched in a random direction: float32 (n, size, size, 3)."""
     n = len(colours)
     frequency = np.fft.fftfreq(size).astype(np.float32) * 64  # detail is tied to the picture, not to its pixels
@@ -151,6 +150,7 @@ def _place(rng, reach, taken):
 
 def _block(seed, block, size, objects, occlusion):
     """One block of scenes. The layout is drawn before the textures, so it is the same at every size."""
+    scale, reach = unit_scale()
     layout, paint = np.random.default_rng((seed, block, objects)).spawn(2)
     n = BLOCK
     labels = np.argsort(layout.uniform(size=(n, len(CLASSES))), axis=1)[:, :objects]
@@ -164,11 +164,11 @@ def _block(seed, block, size, objects, occlusion):
         sizes = layout.uniform(*((0.24, 0.36) if objects == 1 else (0.18, 0.25)), objects)
         for j, radius in enumerate(sizes):
             name = CLASSES[labels[i, j]]
-            place, _ = _place(layout, radius * REACH[name], taken)
-            taken.append((place, radius * REACH[name]))
+            place, _ = _place(layout, radius * reach[name], taken)
+            taken.append((place, radius * reach[name]))
             turn = layout.uniform(0, 2 * np.pi)
             alpha, masks[i, j] = _cover(
-                lambda u, v, k=SCALE[name], name=name: inside(name, u * k, v * k), size, place, radius, turn
+                lambda u, v, k=scale[name], name=name: inside(name, u * k, v * k), size, place, radius, turn
             )
             image += alpha[..., None] * (paints[j][i] - image)
             masks[i, :j] &= ~masks[i, j]  # the second may touch the first where both are large
@@ -204,11 +204,22 @@ def _occluder(rng, mask, taken, limit, size):
     return best
 
 
-def scenes(n, size=64, seed=0, objects=1, occlusion=0.0, start=0):
-    """``n`` scenes from number ``start`` on, with ``objects`` 1 or 2 of different classes and 0 to 3 blobs of no class.
+def scenes(n: int, size: int = 64, seed: int = 0, objects: int = 1, occlusion: float = 0.0, start: int = 0) -> Scenes:
+    """Scenes with 0 to 3 blobs of no class beside their objects.
 
-    ``occlusion`` is the largest share of the (first) object that one more blob may hide; the mask is the visible part.
+    Args:
+        n: How many.
+        size: Pixels.
+        seed: Same seed, same bytes.
+        objects: 1, or 2 of different classes.
+        occlusion: The largest share of the (first) object that one more blob may hide; the mask is the visible part.
+        start: The number of the first.
+
+    Raises:
+        ValueError: no scenes, another number of objects, or an occlusion outside [0, 1).
     """
+    if n < 1:
+        raise ValueError(f"expected at least one scene, got {n}")
     if objects not in (1, 2) or not 0 <= occlusion < 1:
         raise ValueError(f"expected objects 1 or 2 and occlusion in [0, 1), got {objects} and {occlusion}")
     first, last = start // BLOCK, -(-(start + n) // BLOCK)

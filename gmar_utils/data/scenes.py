@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from PIL import Image
 
 from . import drawing
 
+if TYPE_CHECKING:
+    from datasets import Dataset
 
-def shapes(n, size=64, seed=0, objects=1, occlusion=0.0):
-    """Generated scenes (see `drawing`), one record per object: ``image``, ``label``, ``mask`` (uint8 PIL
-    image, 1 the visible object, 0 the rest), ``box`` (x1 and y1 exclusive), ``scene`` (0 to n − 1), ``hidden`` (share
-    covered)."""
+
+def shapes(n: int, size: int = 64, seed: int = 0, objects: int = 1, occlusion: float = 0.0) -> Dataset:
+    """Generated scenes, one record per object.
+
+    Args:
+        n: Scenes.
+        size: Pixels.
+        seed: Same seed, same scenes.
+        objects: 1 or 2 in a scene.
+        occlusion: The largest share of the (first) object that may be hidden.
+
+    Returns:
+        Records of ``image``, ``label``, ``mask`` (uint8 PIL image, 1 the visible object, 0 the rest), ``box`` (x1 and
+        y1 exclusive), ``scene`` (0 to n − 1), ``hidden`` (share covered).
+
+    Raises:
+        ValueError: no scenes, another number of objects, or an occlusion outside [0, 1).
+    """
     import datasets
 
     made = drawing.scenes(n, size, seed, objects, occlusion)
     which = np.repeat(np.arange(n), objects)
     masks = made.masks.reshape(-1, size, size).astype(np.uint8)
-    features = datasets.Features({
-        "image": datasets.Image(),
-        "label": datasets.ClassLabel(names=list(drawing.CLASSES)),
-        "mask": datasets.Image(),
-        "box": datasets.List(datasets.Value("int64")),
-        "scene": datasets.Value("int64"),
-        "hidden": datasets.Value("float64"),
-    })  # fmt: skip
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "label": datasets.ClassLabel(names=list(drawing.CLASSES)),
+            "mask": datasets.Image(),
+            "box": datasets.List(datasets.Value("int64")),
+            "scene": datasets.Value("int64"),
+            "hidden": datasets.Value("float64"),
+        }
+    )
     columns = {
         "image": [Image.fromarray(made.images[i]) for i in which],
         "label": made.labels.ravel(),
@@ -32,5 +52,40 @@ def shapes(n, size=64, seed=0, objects=1, occlusion=0.0):
         "box": made.boxes.reshape(-1, 4),
         "scene": which,
         "hidden": np.repeat(made.hidden, objects),
+    }
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+def shape_pairs(n: int, size: int = 64, seed: int = 0) -> Dataset:
+    """Generated scenes of two objects of different classes, one record per scene: the layout of `voc_pairs`.
+
+    Args:
+        n: Scenes.
+        size: Pixels.
+        seed: Same seed, same scenes.
+
+    Returns:
+        Records of ``image``, ``masks`` (two uint8 PIL images, 1 the object), ``groups`` (the class of each, as a list
+        of one) and ``file`` (the number of the scene).
+
+    Raises:
+        ValueError: no scenes.
+    """
+    import datasets
+
+    made = drawing.scenes(n, size, seed, objects=2)
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "masks": datasets.List(datasets.Image()),
+            "groups": datasets.List(datasets.List(datasets.Value("int64"))),
+            "file": datasets.Value("string"),
+        }
+    )
+    columns = {
+        "image": [Image.fromarray(image) for image in made.images],
+        "masks": [[Image.fromarray(m) for m in some] for some in made.masks.astype(np.uint8)],
+        "groups": made.labels[:, :, None],
+        "file": [f"scene {i}" for i in range(n)],
     }
     return datasets.Dataset.from_dict(columns, features=features)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import io
 import os
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
 
 
-def find_source(source, variable, hub):
+def find_source(source: str | Path | None, variable: str, hub: str) -> tuple[Path | None, str | None]:
     """(folder or file, hub id), one of them None."""
+    if source == "":
+        raise ValueError(f"The source is empty. Give a local path or a hub id, or leave it out and set {variable}.")
     source = str(source or os.environ.get(variable) or hub)
     path = Path(source).expanduser()
     if path.exists():
@@ -21,11 +25,28 @@ def find_source(source, variable, hub):
     raise FileNotFoundError(f"{source}: no such file or folder. Give a local path or a hub id, or set {variable}.")
 
 
-def from_hub(name, split, variable, streaming=False):
+@contextmanager
+def quiet() -> Iterator[None]:
+    """What ``datasets`` would log and draw meanwhile is left out: its errors are raised again with the file's name."""
+    import datasets
+
+    level, bars = datasets.logging.get_verbosity(), datasets.utils.are_progress_bars_disabled()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(level)
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+def from_hub(name: str, split: str, variable: str):
+    """A split of a data set of the hub; ConnectionError where it does not answer."""
     import datasets
 
     try:
-        return datasets.load_dataset(name, split=split, streaming=streaming)
+        return datasets.load_dataset(name, split=split)
     except (OSError, datasets.exceptions.DatasetsError) as error:
         raise ConnectionError(
             f"The data set {name} (split {split}) could not be fetched from the hub: {error}. Without a network, give "
@@ -33,7 +54,7 @@ def from_hub(name, split, variable, streaming=False):
         ) from error
 
 
-def open_picture(image, mode="RGB"):
+def open_picture(image: dict, mode: str | None = "RGB") -> Image.Image:
     """Decode {'bytes', 'path'}; a broken picture raises ValueError with its file."""
     try:
         with Image.open(io.BytesIO(image["bytes"]) if image["bytes"] is not None else image["path"]) as picture:
@@ -42,11 +63,13 @@ def open_picture(image, mode="RGB"):
         raise ValueError(f"{image['path']}: not a complete picture ({error}). Fetch this file again.") from error
 
 
-def decode(batch, decode_mask=None):
-    """The transform of every picture data set: decode ``image`` columns, pass the rest on."""
+def decode(batch: dict, decode_mask: Callable[[dict], Image.Image] | None = None) -> dict:
+    """The transform of every picture data set: decode ``image``, ``mask`` and ``masks``, pass the rest on."""
     decoded = dict(batch)
     if "image" in batch:
         decoded["image"] = [open_picture(v) for v in batch["image"]]
     if "mask" in batch:
         decoded["mask"] = [decode_mask(v) for v in batch["mask"]]
+    if "masks" in batch:
+        decoded["masks"] = [[decode_mask(v) for v in some] for some in batch["masks"]]
     return decoded

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import csv
 import re
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -14,39 +16,71 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from .sources import decode, find_source, from_hub, open_picture
+from .sources import decode, find_source, from_hub, open_picture, quiet
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 TINY_IMAGENET = "zh-plus/tiny-imagenet"
+CLASSES = Path(__file__).with_name("tiny_imagenet_classes.tsv")
 
 
-def tiny_imagenet(split="valid", source=None):
-    """Tiny-ImageNet: ``image`` (RGB), ``label`` (0 to 199 in the order of the wnids), ``box`` (x0, y0, x1, y1 in
-    pixels, x1 and y1 exclusive; None where the source has no boxes).
+def tiny_imagenet(split: str = "valid", source: str | Path | None = None) -> Dataset:
+    """Tiny-ImageNet, decoded picture by picture.
 
-    source  a folder of parquet files, the original folder or its zip, or a hub id; default: GMAR_TINY_IMAGENET,
-            else the hub
+    Args:
+        split: train | valid.
+        source: A folder of parquet files, the original folder or its zip, or a hub id; default: GMAR_TINY_IMAGENET,
+            else the hub.
+
+    Returns:
+        Records of ``image`` (RGB), ``label`` (0 to 199 in the order of the wnids) and ``box`` (x0, y0, x1, y1 in
+        pixels, x1 and y1 exclusive; None where the source has no boxes).
+
+    Raises:
+        FileNotFoundError: a file of the source is missing; it is named.
+        ValueError: a file of the source is damaged, or holds labels of no class; it is named with its row.
+        ConnectionError: the hub does not answer.
     """
     import datasets
 
     images, labels, boxes, names = _tiny_imagenet(split, source)
-    features = datasets.Features({
-        "image": datasets.Image(decode=False),
-        "label": datasets.ClassLabel(names=names),
-        "box": datasets.List(datasets.Value("int16")),
-    })  # fmt: skip
+    features = datasets.Features(
+        {
+            "image": datasets.Image(decode=False),
+            "label": datasets.ClassLabel(names=names),
+            "box": datasets.List(datasets.Value("int16")),
+        }
+    )
     table = pa.table({"image": images, "label": labels, "box": boxes}).cast(features.arrow_schema)
     return datasets.Dataset(table, info=datasets.DatasetInfo(features=features)).with_transform(decode)
 
 
-def tiny_imagenet_arrays(split="valid", source=None, size=64):
-    """The same pictures decoded once, for training: uint8 (N, 3, size, size) and labels (N,). A local source needs no
-    ``datasets`` package."""
+def tiny_imagenet_arrays(
+    split: str = "valid", source: str | Path | None = None, size: int = 64
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same pictures decoded once, for training.
+
+    Args:
+        split: As for `tiny_imagenet`.
+        source: As for `tiny_imagenet`.
+        size: Pixels; pictures of another size are resized.
+
+    Returns:
+        uint8 images (N, 3, size, size) and labels (N,).
+    """
     images, labels, _, _ = _tiny_imagenet(split, source)
     pictures = (open_picture(image.as_py()) for image in images)
     return _arrays(pictures, len(images), size), torch.tensor(labels.to_numpy())
 
 
-def _arrays(pictures, n, size):
+def words() -> list[str]:
+    """Words for the 200 classes of Tiny-ImageNet, in the order of the wnids (the order of every source)."""
+    with CLASSES.open(encoding="utf-8", newline="") as file:
+        return [row["words"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
+
+
+def _arrays(pictures: Iterable[Image.Image], n: int, size: int) -> torch.Tensor:
     out = torch.empty(n, 3, size, size, dtype=torch.uint8)
     for i, picture in enumerate(tqdm(pictures, total=n, desc="Decoding", delay=2)):
         picture = picture if picture.size == (size, size) else picture.resize((size, size), Image.Resampling.BICUBIC)
@@ -61,8 +95,7 @@ def _tiny_imagenet(split, source):
     path, hub = find_source(source, "GMAR_TINY_IMAGENET", TINY_IMAGENET)
     if hub:
         ds = from_hub(hub, split, "GMAR_TINY_IMAGENET")
-        table = ds.data.table.combine_chunks()
-        return _columns(_named(table["image"], f"{hub} {split}"), table["label"], None, ds.features["label"].names, hub)
+        return _columns([(ds.data.table, f"{hub} {split}")], getattr(ds.features["label"], "names", None))
     if path.is_file():
         path = _unzip(path)
     if (path / "tiny-imagenet-200").is_dir():
@@ -91,44 +124,52 @@ def _parquet(files):
         file = files[0].with_name(f"{shard[1]}-{i:05d}-of-{shard[2]}.parquet")
         if not file.exists():
             raise FileNotFoundError(f"{file}: this shard is missing. Download it into the folder.")
-    images, tables = [], []
-    for file in files:
-        try:
-            table = pq.read_table(file).combine_chunks()
-        except (OSError, pa.ArrowException) as error:
-            raise ValueError(f"{file}: not a complete parquet file ({error}). Download it again.") from error
-        if not {"image", "label"} <= set(table.column_names):
-            raise ValueError(f"{file}: expected columns image and label, got {table.column_names}.")
-        _check_labels(table["label"].to_numpy(), [f"{file} row {i}" for i in range(len(table))])
-        images += _named(table["image"], file).chunks
-        tables.append(table)
-    table = pa.concat_tables(t.drop_columns("image") for t in tables)
-    boxes = np.array(table["bbox"].to_pylist()) if "bbox" in table.column_names else None
-    info = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-    names = info.get("info", {}).get("features", {}).get("label", {}).get("names")
-    return _columns(pa.chunked_array(images), table["label"], boxes, names, files[0])
+    shards = [_shard(file) for file in tqdm(files, desc="Reading shards", delay=2)]
+    return _columns([(table, file) for (table, _), file in zip(shards, files, strict=True)], shards[0][1])
 
 
-def _named(images, origin):
-    """Image structs whose path says where they come from (shards leave it empty), for error messages."""
-    images = images.chunk(0)
-    paths = pa.array([f"{origin} row {i}" for i in range(len(images))])
-    return pa.chunked_array([pa.StructArray.from_arrays([images.field("bytes"), paths], ["bytes", "path"])])
+def _shard(file):
+    """The table of one parquet file, from the cache of ``datasets``, and the names of its classes."""
+    import datasets
+
+    try:
+        features = datasets.Features.from_arrow_schema(pq.read_schema(file))
+        # plain numbers: `_columns` says which row has a label of no class, ClassLabel would not
+        plain = datasets.Features(features | {"label": datasets.Value("int64"), "image": datasets.Image(decode=False)})
+        if set(plain) == set(features):
+            with quiet():
+                shard = datasets.load_dataset("parquet", data_files=str(file), split="train", features=plain)
+            return shard.data.table, getattr(features["label"], "names", None)
+    except (OSError, ValueError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
+        reason = error.__cause__ or error
+        if getattr(reason, "errno", None):  # of the machine, such as a full disk, not of the file
+            raise reason from None
+        said = " ".join(str(reason).split())
+        raise ValueError(f"{file}: not a complete parquet file ({said}). Download it again.") from error
+    raise ValueError(f"{file}: expected columns image and label, got {list(features)}.")
 
 
-def _columns(images, labels, boxes, names, origin):
+def _columns(tables, names):
+    """Columns of several (table, origin); the images' paths say which row they are, for error messages."""
     if names is None or len(names) != 200:
+        origin = tables[0][1]
         raise ValueError(f"{origin}: expected the names of 200 classes (wnids), got {len(names or ())}.")
-    boxes = (
-        pa.nulls(len(labels)) if boxes is None else pa.array((boxes + [0, 0, 1, 1]).tolist())
-    )  # they include the end
-    return images, labels, boxes, list(names)
+    images, labels, boxes = [], [], []
+    for table, origin in tables:
+        rows = [f"{origin} row {i}" for i in range(len(table))]
+        image, label = (table[k].combine_chunks() for k in ("image", "label"))
+        wrong = np.flatnonzero((label.to_numpy() < 0) | (label.to_numpy() > 199))
+        if len(wrong):
+            raise ValueError(f"{rows[wrong[0]]}: label {label[wrong[0]]}, expected 0 to 199. Fetch it again.")
+        images.append(pa.StructArray.from_arrays([image.field("bytes"), pa.array(rows)], ["bytes", "path"]))
+        labels.append(label)
+        boxes += table["bbox"].to_pylist() if "bbox" in table.column_names else [None] * len(table)
+    return pa.chunked_array(images), pa.chunked_array(labels).combine_chunks(), _exclusive(boxes), list(names)
 
 
-def _check_labels(labels, files, classes=200):
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(wrong):
-        raise ValueError(f"{files[wrong[0]]}: label {labels[wrong[0]]}, expected 0 to {classes - 1}. Fetch it again.")
+def _exclusive(boxes):
+    """Boxes that include their last pixels, as the data set writes them, to x1 and y1 exclusive."""
+    return pa.array([box and [box[0], box[1], box[2] + 1, box[3] + 1] for box in boxes], pa.list_(pa.int16()))
 
 
 def _original(path, split):
@@ -166,10 +207,6 @@ def _original(path, split):
     names = pa.array([str(f) for f in files])
     empty = pa.nulls(len(files), pa.binary())
     images = pa.chunked_array([pa.StructArray.from_arrays([empty, names], ["bytes", "path"])])
-    return _columns(images, pa.array(labels), np.array(boxes), wnids, path)
-
-
-def words():
-    """Words for the 200 classes of Tiny-ImageNet, in the order of the wnids (the order of every source)."""
-    config = json.loads((Path(__file__).parents[1] / "checkpoints/vit-tiny-imagenet/config.json").read_text())
-    return [config["id2label"][str(i)] for i in range(200)]
+    if len(wnids) != 200:
+        raise ValueError(f"{path / 'wnids.txt'}: expected 200 classes (wnids), got {len(wnids)}.")
+    return images, pa.array(labels, pa.int64()), _exclusive(boxes), wnids

@@ -1,5 +1,7 @@
 """Train or fine-tune a classifier to explain."""
 
-from .loop import RECIPES, Recipe, train
+from .checkpoint import accuracy, measure, save, starting_point
+from .loop import train
+from .recipe import RECIPES, Recipe, pictures
 
-__all__ = ["RECIPES", "Recipe", "train"]
+__all__ = ["RECIPES", "Recipe", "accuracy", "measure", "pictures", "save", "starting_point", "train"]

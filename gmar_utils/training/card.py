@@ -1,47 +1,126 @@
-"""The model card of a checkpoint that this module trained."""
+"""The model card of a checkpoint that this module trained, with results that the hub can read."""
+
+from __future__ import annotations
+
+import pandas as pd
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..evaluation.provenance import provenance, shown
+from ..model import bundled
 
 TERMS = {
     "tiny-imagenet": "Training pictures: Tiny-ImageNet, part of ImageNet, which gives its pictures for non-commercial "
     "research and education. Its terms apply to what is made from them.",
     "shapes": "Training pictures: drawn by this project (MIT licence).",
 }
+DATASETS = {"tiny-imagenet": ("zh-plus/tiny-imagenet", "Tiny-ImageNet"), "shapes": ("shapes", "Generated shapes")}
 
 
-def model_card(name, config, recipe, found, log, story=""):
-    """The README.md of a checkpoint called ``name``.
+def model_card(
+    name: str,
+    config,
+    recipe: dict[str, object],
+    found: dict[str, dict[str, float]],
+    history: dict[str, object] | None = None,
+    story: str = "",
+) -> ModelCard:
+    """The README.md of a checkpoint.
 
-    config  the model's; recipe  dict of its entries; found  {what was measured: {name: number}}
-    log     rows of the training log; story  what the recipe does not say
+    Args:
+        name: The checkpoint's.
+        config: The model's.
+        recipe: Its entries.
+        found: {what was measured: {name: number}}.
+        history: What `state.history` says of the training, where it is known.
+        story: What the recipe does not say.
+
+    Returns:
+        The card: metadata with an accuracy for each entry of ``found``, then the text.
     """
-    recipe, made, trained_on = {k: shown(str(v)) for k, v in recipe.items()}, provenance(), recipe["data"]
-    terms, free = TERMS[trained_on], trained_on == "shapes"
-    if not recipe["init"].startswith("{"):
-        free = False
-        terms += f" The training began with the weights of {recipe['init']}, whose terms apply too."
-        if recipe["init"] == "vit-tiny-imagenet" and trained_on == "shapes":
-            terms += f" {TERMS['tiny-imagenet']}"
-    log = [row | {"watch_top1": row["watch"]["top1"]} if "watch" in row else row for row in log]
-    log = log[:: max(1, len(log) // 12)][:-1] + log[-1:]
-    columns = ("step", "px", "loss", "running_top1", "watch_top1", "images_per_s")
+    history, made, trained_on = history or {}, provenance(), recipe["data"]
+    entries = {k: shown(str(v)) for k, v in recipe.items()}
     versions = {k: made["packages"][k] for k in ("torch", "transformers", "accelerate")}
+    terms, free = _terms(recipe)
     parts = {
-        "Accuracy": _table(("measured on", *next(iter(found.values()))), [(k, *v.values()) for k, v in found.items()]),
-        "Recipe": _table(("entry", "value"), recipe.items()),
-        "Log": _table(columns, [[row.get(k, "") for k in columns] for row in log]),
-        "Made with": _table(("", ""), [(k, made[k]) for k in ("commit", "date", "device")] + list(versions.items())),
-        "Licence": terms,
+        "Accuracy": _table([{"measured on": k, **v} for k, v in found.items()])
+        + f"\n\nOf the weights in this folder, in percent. Again: `gmar finetune --measure {name}`.",
+        "Recipe": _table([{"entry": k, "value": v} for k, v in entries.items()]) + (f"\n\n{story}" if story else ""),
     }
-    parts["Accuracy"] += f"\n\nOf the weights in this folder, in percent. Again: `gmar finetune --measure {name}`."
-    parts["Recipe"] += f"\n\n{story}" if story else ""
-    return (
-        f"---\nlicense: {'mit' if free else 'other'}\npipeline_tag: image-classification\n"
-        f"tags: [vision-transformer, {trained_on}]\n---\n# {name}\n\n{config.model_type}, {config.image_size} px in "
-        f"patches of {config.patch_size} px, {config.num_hidden_layers} layers, {config.num_attention_heads} heads, "
-        f"width {config.hidden_size}, {config.num_labels} classes, half precision. Trained on {trained_on}.\n"
-    ) + "".join(f"\n## {title}\n\n{text}\n" for title, text in parts.items())
+    if history:
+        parts["Training"] = _training(history, recipe["batch_size"])
+    made_with = {k: made[k] for k in ("commit", "date", "device")} | versions
+    parts["Made with"] = _table([{"what": k, "value": v} for k, v in made_with.items()])
+    parts["Licence"] = terms
+    text = (
+        f"# {name}\n\n{config.model_type}, {config.image_size} px in patches of {config.patch_size} px, "
+        f"{config.num_hidden_layers} layers, {config.num_attention_heads} heads, width {config.hidden_size}, "
+        f"{config.num_labels} classes, half precision. Trained on {trained_on}.\n"
+    ) + "".join(f"\n## {title}\n\n{part}\n" for title, part in parts.items())
+    metadata = ModelCardData(
+        license="mit" if free else "other",
+        pipeline_tag="image-classification",
+        library_name="transformers",
+        tags=["vision-transformer", trained_on],
+        model_name=name,
+        eval_results=_results(trained_on, found),
+    )
+    return ModelCard(f"---\n{metadata.to_yaml()}\n---\n{text}")
 
 
-def _table(head, rows):
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *rows))
+def _results(trained_on, found):
+    kind, title = DATASETS[trained_on]
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=kind,
+            dataset_name=title,
+            dataset_config=what,  # the hub shows one result for each data set and configuration
+            dataset_split="validation",
+            metric_type="accuracy",
+            metric_name="top-1 accuracy, percent",
+            metric_value=numbers["top1"],
+        )
+        for what, numbers in found.items()
+    ]
+
+
+def _terms(recipe):
+    """The licence in words, and whether it is the project's own."""
+    init, trained_on = recipe["init"], recipe["data"]
+    terms = TERMS[trained_on]
+    if isinstance(init, dict):
+        return terms, trained_on == "shapes"
+    terms += f" The training began with the weights of {shown(init)}, whose terms apply too."
+    if init in bundled() and "tiny-imagenet" in init and trained_on == "shapes":
+        terms += f" {TERMS['tiny-imagenet']}"
+    return terms, False
+
+
+def _training(history, batch_size):
+    """Images seen, changes of the length, about twelve rows of the log, and the curve of the watched accuracy."""
+    rows = [row | {"images seen": row["step"] * batch_size} for row in history["log"]]
+    parts = [f"{history['step'] * batch_size:,} images seen in {history['step']:,} steps."]
+    known = history["settings"]
+    if known:
+        parts.append(
+            f"{known['training pictures'][0]:,} training pictures; SHA-256 of the starting weights: "
+            f"`{known['starting weights']}`; {known['processes']} process(es), autocast: {known['precision']}."
+        )
+    for change in history["changes"]:
+        parts.append(
+            f"At step {change['step']:,}, at the full learning rate, epochs were changed from {change['before']:g} to "
+            f"{change['epochs']:g}."
+        )
+    some = rows[:: max(1, len(rows) // 12)][:-1] + rows[-1:]
+    columns = ("step", "images seen", "px", "loss", "running_top1", "images_per_s")
+    if some:
+        parts.append(_table([{k: row.get(k, "") for k in columns} for row in some]))
+    curve = [{k: row[k] for k in columns[:3]} | row["watch"] for row in rows if "watch" in row]
+    if curve:
+        parts.append("Watched during the training, on pictures that it did not see; nothing was chosen by them:")
+        parts.append(_table(curve[:: max(1, len(curve) // 24)][:-1] + curve[-1:]))
+    return "\n\n".join(parts)
+
+
+def _table(rows):
+    return pd.DataFrame(rows, dtype=object).fillna("").to_markdown(index=False, disable_numparse=True)

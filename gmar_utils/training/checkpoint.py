@@ -1,0 +1,222 @@
+"""The two ends of a training: the model that it begins with, and the measured checkpoint that it leaves."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+
+from .. import model as models
+from ..data import drawing
+from .augment import resized
+from .card import model_card
+from .recipe import Recipe, pictures
+from .state import history, settle
+
+
+def starting_point(recipe: Recipe, words: Sequence[str]) -> tuple[nn.Module, ViTImageProcessorPil]:
+    """The model that a recipe begins with, with a new head where it had another number of classes.
+
+    Args:
+        recipe: Its ``init``, ``layers``, ``seed`` and sizes decide.
+        words: The classes' words.
+
+    Returns:
+        The model, and the processor of its checkpoint: a plain resize, as in training, normalised as it was trained.
+
+    Raises:
+        ValueError: more layers asked for than there are.
+        OSError: ``init`` is neither bundled, nor a folder, nor a hub id that answers.
+    """
+    named = {"id2label": dict(enumerate(words)), "label2id": {w: i for i, w in enumerate(words)}}
+    torch.manual_seed(recipe.seed)
+    if isinstance(recipe.init, dict):
+        model = ViTForImageClassification(ViTConfig(**recipe.init, **named))
+        return model, _processor(model, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    source = models.CHECKPOINTS / recipe.init if recipe.init in models.bundled() else recipe.init
+    if recipe.layers:
+        count = getattr(AutoConfig.from_pretrained(source), "num_hidden_layers", 0)
+        if recipe.layers > count:
+            raise ValueError(f"expected layers to be at most {count}, as {recipe.init!r} has, got {recipe.layers}.")
+        named["num_hidden_layers"] = recipe.layers
+    model = models._from_pretrained(source, recipe.init, new_head=True, ignore_mismatched_sizes=True, **named)
+    theirs = models._processor(source, model.config, None, None, None)
+    cut_positions(model, max(recipe.sizes()))
+    return model, _processor(model, theirs.image_mean, theirs.image_std)
+
+
+def _processor(model, mean, std):
+    side = model.config.image_size
+    height, width = (side, side) if isinstance(side, int) else side
+    return ViTImageProcessorPil(size={"height": height, "width": width}, image_mean=list(mean), image_std=list(std))
+
+
+def cut_positions(model: nn.Module, px: int) -> None:
+    """Cut the position table of a DINOv2 or ViT model, in place, to what pictures of ``px`` pixels need."""
+    side, patch = model.config.image_size, model.config.patch_size
+    known = model.config.model_type in ("vit", "dinov2", "dinov2_with_registers")
+    if not known or not isinstance(side, int) or side <= px or px % patch:
+        return
+    embeddings = getattr(model, model.base_model_prefix).embeddings
+    tokens = torch.zeros(1, 1 + (px // patch) ** 2, model.config.hidden_size)
+    cut = embeddings.interpolate_pos_encoding(tokens, px, px)
+    embeddings.position_embeddings = nn.Parameter(cut.detach().clone())
+    model.config.image_size = px
+
+
+def check_sizes(model: nn.Module, sizes: Iterable[int]) -> None:
+    """Raise ValueError where a model's patches do not fill pictures of these sizes."""
+    patch = getattr(getattr(model, "config", None), "patch_size", None)
+    wrong = [px for px in sizes if isinstance(patch, int) and (px < patch or px % patch)]
+    if wrong:
+        near = max(patch, round(wrong[0] / patch) * patch)
+        raise ValueError(f"expected sizes that patches of {patch} px fill, got {wrong[0]}; the nearest is {near}.")
+
+
+def any_size(model: nn.Module) -> dict[str, bool]:
+    """The argument that lets a model take pictures of any size, for those that need one."""
+    forward = getattr(model, "module", model).forward
+    return {k: True for k in ("interpolate_pos_encoding",) if k in inspect.signature(forward).parameters}
+
+
+def precision() -> str:
+    """bf16 where the hardware multiplies it, fp16 on other GPUs. A T4 says it supports bf16 but only emulates it."""
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "no"
+
+
+def normalizer(processor, device: torch.device | str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """From pixels of 0 to 255, (B, 3, H, W), to what the model reads."""
+    mean, std = (
+        torch.tensor(v, device=device).view(1, 3, 1, 1) * 255 for v in (processor.image_mean, processor.image_std)
+    )
+    return lambda images: (images - mean) / std
+
+
+@torch.inference_mode()
+def accuracy(
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    px: int,
+    normalize: Callable[[torch.Tensor], torch.Tensor],
+    batch: int = 250,
+) -> dict[str, float]:
+    """Top-1 and top-5 in percent, and the loss, of uint8 images (N, 3, H, W), plain resize to ``px``.
+
+    In bfloat16 or float16 where `precision` says so, as in training.
+    """
+    training, half = model.training, precision()
+    options, dtype = any_size(model), torch.float16 if half == "fp16" else torch.bfloat16
+    model.eval()
+    total = torch.zeros(3)
+    for i in range(0, len(images), batch):
+        part = labels[i : i + batch]
+        with torch.autocast(images.device.type, dtype, enabled=half != "no"):
+            logits = model(pixel_values=normalize(resized(images[i : i + batch], px)), **options).logits.float()
+        hit = logits.topk(min(5, logits.shape[1])).indices == part[:, None]
+        total += torch.tensor([hit[:, 0].sum(), hit.sum(), F.cross_entropy(logits, part, reduction="sum")])
+    model.train(training)
+    top1, top5, loss = (total / len(images)).tolist()
+    return {"top1": round(100 * top1, 2), "top5": round(100 * top5, 2), "loss": round(loss, 4)}
+
+
+def measure(
+    vit: models.Vit, source: str | None = None, sizes: Sequence[int] | None = None
+) -> dict[str, dict[str, float]]:
+    """Accuracy on pictures that no training saw.
+
+    Args:
+        vit: A model of the classes of shapes, or of the 200 of Tiny-ImageNet.
+        source: Where Tiny-ImageNet is, see `data.tiny_imagenet`.
+        sizes: Sizes of the pictures in pixels; default: the model's own.
+
+    Returns:
+        {what was measured: top-1 and top-5 in percent, loss, number of images}.
+
+    Raises:
+        ValueError: a model of other classes, or sizes that its patches do not fill.
+    """
+    name, splits = "tiny-imagenet", {"Tiny-ImageNet, odd rows of the validation file": "test"}
+    if vit.labels == list(drawing.CLASSES):
+        name, splits = "shapes", {"fresh scenes": "test", "fresh scenes, up to 30 % of the object hidden": "hidden"}
+    elif len(vit.labels) != 200:
+        raise ValueError(
+            f"expected the 200 classes of Tiny-ImageNet or those of shapes, {vit.name} has {len(vit.labels)}."
+        )
+    sizes = list(sizes or [vit.model.config.image_size])
+    check_sizes(vit.model, sizes)
+    normalize, found = normalizer(vit.processor, vit.device), {}
+    for what, split in splits.items():
+        images, labels = (v.to(vit.device) for v in pictures(name, split, source))
+        for px in sizes:
+            numbers = accuracy(vit.model, images, labels, px, normalize)
+            found[f"{what}, {px} px"] = numbers | {"images": len(images)}
+    return found
+
+
+def save(
+    model: nn.Module,
+    processor,
+    words: Sequence[str],
+    out: str | Path,
+    recipe: Recipe,
+    source: str | None = None,
+    story: str = "",
+    run: str | Path | None = None,
+) -> dict[str, dict[str, float]]:
+    """Write a checkpoint folder in Hugging Face format, in half precision, measure it, and write its card.
+
+    It is put together beside its place: what cannot be finished leaves nothing.
+
+    Args:
+        model: Left as it is.
+        processor: Its image processor.
+        words: The classes' words.
+        out: The folder.
+        recipe: What made the weights.
+        source: Where Tiny-ImageNet is, for the measuring.
+        story: What the recipe does not say, in a sentence: an earlier training that this one goes on from, say.
+        run: The folder of `train`'s state and log.
+
+    Returns:
+        The accuracies, as `measure` returns them: at the model's own size, and at the one trained at most.
+
+    Raises:
+        OSError: the folder could not be written.
+    """
+    out = Path(out)
+    fresh = out / ".new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    model = copy.deepcopy(model).half()
+    model.config.id2label, model.config.label2id = dict(enumerate(words)), {w: i for i, w in enumerate(words)}
+    shares = Counter()  # how often each size was seen
+    for share, size in recipe.stages:
+        turns = size if isinstance(size, tuple) else (size,)
+        shares.update({px: share * turns.count(px) / len(turns) for px in turns})
+    try:
+        model.save_pretrained(fresh)
+        processor.save_pretrained(fresh)
+        vit = models.load_model(fresh)
+        found = measure(vit, source, sorted({vit.model.config.image_size, max(shares, key=shares.get)}))
+        card = model_card(out.name, vit.model.config, asdict(recipe), found, history(run) if run else {}, story)
+        card.save(fresh / "README.md")
+        for file in sorted(fresh.iterdir()):
+            settle(file, out / file.name)
+    except (OSError, SafetensorError) as error:
+        reason = str(error).splitlines()[0]
+        raise OSError(f"{out}: the checkpoint could not be written ({reason}). Make room and call again.") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return found

@@ -1,0 +1,227 @@
+"""What a training does: recipes, their pictures, the size and the learning rate of every step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import get_scheduler
+
+from .. import data
+from ..data import drawing
+
+OPTIMIZERS = ("adam", "adamw", "muon")
+SCHEDULES = ("constant_with_warmup", "cosine", "warmup_stable_decay")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights, apart from the data. It is written to the model card.
+
+    Raises:
+        ValueError: a value that no training can follow, named with what was expected.
+    """
+
+    data: str  # tiny-imagenet | shapes
+    init: dict | str  # a bundled name, folder or hub id to start from, or the ViTConfig entries of a new model
+    stages: tuple[tuple[float, int | tuple[int, ...]], ...]  # (share of the steps, pixels, or sizes that take turns)
+    epochs: float
+    batch_size: int = 128
+    optimizer: str = "adamw"  # adam | adamw | muon (for the matrices inside the blocks; AdamW for the rest)
+    learning_rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.05  # of matrices
+    layer_decay: float = 1.0  # the learning rate falls by this factor from block to block, towards the input
+    head_rate: float = 1.0  # the head's learning rate, as a multiple of the last block's
+    warmup: float = 0.05  # share of the steps; 1 or more: so many steps
+    schedule: str = "cosine"  # transformers' names: constant_with_warmup | cosine | warmup_stable_decay (linearly to 0)
+    decay: float = 0.3  # the share of the steps, at the end, in which warmup_stable_decay falls to 0
+    clip: float | None = 1.0  # largest norm of the gradient
+    crop: float = 0.35  # smallest area of a random crop
+    turn: bool = False  # by a multiple of 90 degrees
+    mix: float = 0.0  # share of the batches with mixup or cutmix, half of them each
+    label_smoothing: float = 0.0
+    ema: float | None = None  # decay of the average of the weights, which is what is kept
+    layers: int | None = None  # how many of the first layers of `init` to keep
+    scenes: int = 0  # generated shapes, one in five with up to 30 % of the object hidden
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        sizes = list(self.sizes())
+        whole = all(isinstance(v, int) for v in (self.batch_size, self.scenes, self.seed, *sizes))
+        expected = {
+            "data": ("tiny-imagenet or shapes", self.data in ("tiny-imagenet", "shapes")),
+            "init": ("a model's name, folder or hub id, or a configuration", bool(self.init)),
+            "stages": ("sizes of at least 1 pixel", whole and sizes and min(sizes) >= 1),
+            "epochs": ("a number above 0, at most a million", 0 < self.epochs <= 1e6),
+            "batch_size": ("a whole number of at least 1", whole and self.batch_size >= 1),
+            "optimizer": (" or ".join(OPTIMIZERS), self.optimizer in OPTIMIZERS),
+            "learning_rate": ("a finite number above 0", 0 < self.learning_rate < math.inf),
+            "layer_decay": ("a share above 0, at most 1", 0 < self.layer_decay <= 1),
+            "head_rate": ("a finite number above 0", 0 < self.head_rate < math.inf),
+            "warmup": ("a share or a number of steps", 0 <= self.warmup < math.inf),
+            "schedule": (" or ".join(SCHEDULES), self.schedule in SCHEDULES),
+            "decay": ("a share above 0, at most 1", 0 < self.decay <= 1),
+            "clip": ("a number above 0, or None", self.clip is None or self.clip > 0),
+            "crop": ("a share above 0, at most 1", 0 < self.crop <= 1),
+            "mix": ("a share", 0 <= self.mix <= 1),
+            "label_smoothing": ("a share below 1", 0 <= self.label_smoothing < 1),
+            "ema": ("a share below 1, or None", self.ema is None or 0 <= self.ema < 1),
+            "layers": ("a whole number of at least 1", self.layers is None or self.layers >= 1),
+            "scenes": ("a whole number of at least 0", whole and self.scenes >= 0),
+            "seed": ("a whole number from 0 to 2**32 - 1", whole and 0 <= self.seed < 2**32),
+        }
+        for name, (what, fits) in expected.items():
+            if not fits:
+                raise ValueError(f"expected {name} to be {what}, got {getattr(self, name)!r}.")
+
+    def sizes(self) -> Iterator[int]:
+        """Every size of the pictures, in pixels, in the order of the stages."""
+        for _, size in self.stages:
+            yield from (size if isinstance(size, tuple) else (size,))
+
+
+RECIPES = {
+    # The paper's, section 4: Adam, 5e-5, batch 32, 100 epochs, crop and flip at 224. No schedule, decay or clipping is
+    # stated.
+    "paper": Recipe(
+        data="tiny-imagenet",
+        init="google/vit-large-patch16-224",
+        stages=((1.0, 224),),
+        epochs=100,
+        batch_size=32,
+        optimizer="adam",
+        learning_rate=5e-5,
+        weight_decay=0.0,
+        warmup=0.0,
+        schedule="constant_with_warmup",
+        clip=None,
+    ),
+    "scratch": Recipe(
+        data="tiny-imagenet",
+        init={
+            "image_size": 64,
+            "patch_size": 8,
+            "hidden_size": 192,
+            "intermediate_size": 768,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 6,
+        },
+        stages=((0.25, 32), (0.35, 48), (0.35, 64), (0.05, 112)),
+        epochs=300,
+        label_smoothing=0.1,
+        mix=0.5,
+        ema=0.999,
+    ),
+    # From a pretrained ViT of patches of 14 px. The rate is constant until the last fifth, so a copy of the state can
+    # be finished at any time: give the copy `--epochs` that make what is done the first 80 %.
+    "tiny-imagenet": Recipe(
+        data="tiny-imagenet",
+        init="facebook/dinov2-small",
+        stages=((1.0, (112, 112, 98, 112, 112, 140, 112, 112, 98, 112, 112, 224)),),
+        epochs=30,
+        batch_size=64,
+        learning_rate=1.2e-4,
+        layer_decay=0.8,
+        head_rate=8.0,
+        warmup=150,
+        schedule="warmup_stable_decay",
+        decay=0.2,
+        crop=0.4,
+        label_smoothing=0.1,
+        ema=0.995,
+    ),
+    # From random weights a ViT stays at chance here for thousands of steps; three trained layers know edges already.
+    "shapes": Recipe(
+        data="shapes",
+        init="vit-tiny-imagenet",
+        layers=3,
+        stages=((1.0, 64),),
+        epochs=14,
+        optimizer="muon",
+        learning_rate=1.2e-3,
+        schedule="warmup_stable_decay",
+        crop=1.0,
+        turn=True,
+        ema=0.995,
+        scenes=30_000,
+    ),
+}
+
+
+def pixels_at(recipe: Recipe, step: int, total: int) -> int:
+    """The size of the pictures of a step: the stages follow each other by their shares, a stage's sizes take turns."""
+    px = recipe.stages[-1][1]
+    for i, (_, size) in enumerate(recipe.stages):
+        if step < sum(share for share, _ in recipe.stages[: i + 1]) * total:
+            px = size
+            break
+    return px if isinstance(px, int) else px[step % len(px)]
+
+
+def warmup_steps(recipe: Recipe, total: int) -> int:
+    """How many steps the learning rate takes to rise."""
+    return round(recipe.warmup if recipe.warmup >= 1 else recipe.warmup * total)
+
+
+def schedule(recipe: Recipe, total: int) -> Callable[[int], float]:
+    """The learning rate of a step as a share of the recipe's: transformers' schedule of that name."""
+    stable_then = {"num_decay_steps": round(recipe.decay * total), "decay_type": "linear"}
+    scheduler = get_scheduler(
+        recipe.schedule,
+        torch.optim.SGD([torch.zeros(1)], lr=1.0),
+        warmup_steps(recipe, total),
+        total,
+        stable_then if recipe.schedule == "warmup_stable_decay" else None,
+    )
+    return scheduler.lr_lambdas[0]
+
+
+def full_rate(recipe: Recipe, total: int) -> range:
+    """The steps before which a training may change its length: the rate stands still between warm-up and decay."""
+    if recipe.schedule == "cosine":
+        return range(0)
+    decay = round(recipe.decay * total) if recipe.schedule == "warmup_stable_decay" else 0
+    return range(warmup_steps(recipe, total), total - decay + 1)
+
+
+def pictures(
+    name: str, split: str, source: str | None = None, recipe: Recipe | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The pictures of a recipe's data.
+
+    Args:
+        name: tiny-imagenet | shapes.
+        split: train; watch (looked at in training), of tiny-imagenet up to 500 even rows of the validation file; test,
+            its odd rows. Of shapes each has its own seed, and there is hidden: up to 30 % of the object.
+        source: Where Tiny-ImageNet is, see `data.tiny_imagenet`.
+        recipe: For the number of scenes and the seed of split train of shapes.
+
+    Returns:
+        uint8 images (N, 3, H, W) and labels (N,).
+
+    Raises:
+        ValueError: a recipe of no scenes.
+    """
+    if name == "shapes":
+        splits = {"watch": [(1000, 99, 0.0)], "test": [(1000, 2000, 0.0)], "hidden": [(1000, 2001, 0.3)]}
+        if split == "train":
+            if recipe.scenes < 1:
+                raise ValueError(f"expected scenes to be at least 1 to train on shapes, got {recipe.scenes}.")
+            covered = recipe.scenes // 5
+            splits["train"] = [(recipe.scenes - covered, recipe.seed, 0.0), (covered, recipe.seed + 1, 0.3)]
+        made = [drawing.scenes(n, 64, seed, occlusion=hidden) for n, seed, hidden in splits[split] if n]
+        images, labels = (np.concatenate([getattr(m, k) for m in made]) for k in ("images", "labels"))
+        return torch.from_numpy(images).movedim(-1, 1).contiguous(), torch.from_numpy(labels[:, 0])
+    images, labels = data.tiny_imagenet_arrays("train" if split == "train" else "valid", source)
+    even = range(0, len(images), 2)
+    part = {
+        "train": slice(None),
+        "watch": list(even[:: max(1, len(even) // 500)][:500]),
+        "test": slice(1, None, 2),
+    }[split]
+    return images[part], labels[part]
