@@ -23,6 +23,17 @@ def drop_scripts(app, pagename, templatename, context, doctree):
         context[kind] = [file for file in context[kind] if not unwanted(file)]
 
 
+def escape_widget_state(app, pagename, templatename, context, doctree):
+    """Labels and photo names stand in the saved widgets' JSON: whatever they hold, they do not end its script element.
+
+    myst-nb escapes `</script>` in lower case only; a browser also ends the element at `</SCRIPT >`, and reads `<!--`.
+    """
+    for file in context["script_files"]:
+        attributes = getattr(file, "attributes", {})
+        if str(attributes.get("type", "")).endswith("+json") and attributes.get("body"):
+            attributes["body"] = attributes["body"].replace("<", "\\u003c")
+
+
 def drop_solutions(app, docname, source):
     """`make book SOLUTIONS=0`: a class sheet without the cells tagged `solution`."""
     if app.config.book_solutions or not str(app.env.doc2path(docname)).endswith(".ipynb"):
@@ -86,4 +97,5 @@ def setup(app):
     app.connect("autodoc-process-docstring", link_citations)
     app.connect("build-finished", shrink_pictures)
     app.connect("html-page-context", drop_scripts, priority=900)
+    app.connect("html-page-context", escape_widget_state, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

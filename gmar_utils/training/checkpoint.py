@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
+from .. import checkpoint
 from .. import model as models
 from ..data import drawing
 from .augment import resized
@@ -43,14 +44,14 @@ def starting_point(recipe: Recipe, words: Sequence[str]) -> tuple[nn.Module, ViT
     if isinstance(recipe.init, dict):
         model = ViTForImageClassification(ViTConfig(**recipe.init, **named))
         return model, _processor(model, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    source = models.CHECKPOINTS / recipe.init if recipe.init in models.bundled() else recipe.init
+    source = checkpoint.located(recipe.init)
     if recipe.layers:
         count = getattr(AutoConfig.from_pretrained(source), "num_hidden_layers", 0)
         if recipe.layers > count:
             raise ValueError(f"expected layers to be at most {count}, as {recipe.init!r} has, got {recipe.layers}.")
         named["num_hidden_layers"] = recipe.layers
-    model = models._from_pretrained(source, recipe.init, new_head=True, ignore_mismatched_sizes=True, **named)
-    theirs = models._processor(source, model.config, None, None, None)
+    model = checkpoint.pretrained(recipe.init, new_head=True, **named)
+    theirs = checkpoint.image_processor(source, model)
     cut_positions(model, max(recipe.sizes()))
     return model, _processor(model, theirs.image_mean, theirs.image_std)
 

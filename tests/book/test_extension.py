@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "_ext"))
@@ -63,3 +64,18 @@ def test_citation_keys_in_docstrings_become_links():
     book.link_citations(None, "function", "f", None, None, lines)
     assert lines[0] == "GMAR :cite:p:`jo2025gmar`."
     assert lines[2] == "    maps: Shape (B, R, C), values in [0, 1]; labels [cat, cup]."
+
+
+NASTY = ["</SCRIPT >", "</script>", "<!-- <script>", "a < b", "$x$", "\\u003c\\\\", "</Script\n>"]
+
+
+@pytest.mark.parametrize("label", NASTY)
+def test_a_label_cannot_end_the_saved_widgets(label):
+    """Nothing in the JSON can end its script element or open a comment in it, and it says what it said before."""
+    state = {"state": {"1": {"labels": [label], label: 1}}}
+    body = json.dumps(state).replace("</script>", r"<\/script>")  # as myst-nb writes it
+    script = SimpleNamespace(attributes={"type": "application/vnd.jupyter.widget-state+json", "body": body})
+    plain = SimpleNamespace(attributes={"body": "if (a < b) run()"})
+    book.escape_widget_state(None, "p", "p.html", {"script_files": [script, plain, "plain.js"]}, None)
+    assert "<" not in script.attributes["body"] and json.loads(script.attributes["body"]) == state
+    assert plain.attributes["body"] == "if (a < b) run()"

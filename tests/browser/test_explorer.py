@@ -29,7 +29,8 @@ import torch
 from ipywidgets.embed import dependency_state, embed_data
 from PIL import Image
 
-from gmar_utils.explorer import widget as explorer
+from gmar_utils import explorer
+from gmar_utils.explorer import packing
 from gmar_utils.methods.weighting import VARIANTS
 from gmar_utils.photo import minmax
 
@@ -39,12 +40,12 @@ from .test_pages import AXE, violations
 WIDGETS = Path(__file__).parents[2] / "book" / "assets" / "vendor" / "widgets"
 STATE = 'script[type="application/vnd.jupyter.widget-state+json"]'
 TOLERANCE = 1e-4
+HEAVY = ("map", "heads", "compare", "deletion")
 PAGES = ["small-file", "small-http", "book-file"]
 MODEL = """
 import numpy as np, torch
 from transformers import ViTConfig, ViTForImageClassification
-from gmar_utils import load_model
-from gmar_utils.explorer import widget as explorer
+from gmar_utils import explorer, load_model
 torch.manual_seed(0)
 config = ViTConfig(hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=32, image_size=48,
                    patch_size=8, num_labels=5, initializer_range=0.4)
@@ -67,25 +68,31 @@ def scope():
 
 @pytest.fixture(scope="module")
 def small(scope, tmp_path_factory):
-    """A folder with one page: an explorer of each kind on a tiny random model."""
+    """A folder with two pages of explorers on a tiny random model: one with all attention, one light."""
     folder = tmp_path_factory.mktemp("page")
     for file in WIDGETS.glob("widgets.*"):
         (folder / file.name).write_bytes(file.read_bytes())
-    packed = explorer.pack(scope["vit"], scope["photos"], curves=True)
-    explorers = [explorer.explore(packed, show=show) for show in explorer.SHOW]
+    packed = explorer.pack(scope["vit"], scope["photos"], curves=True, heads=True)
+    write_page(folder / "index.html", [explorer.explore(packed, show=show) for show in HEAVY])
+    light = explorer.pack(scope["vit"], scope["photos"], targets=2)
+    first = explorer.explore(light[:1], show="ask", answer="One sentence says what the picture shows, in numbers.")
+    write_page(folder / "light.html", [first, *(explorer.explore(light, show=show) for show in ("map", "compare"))])
+    return folder
+
+
+def write_page(path, explorers):
     data = embed_data(explorers, state=dependency_state(explorers, drop_defaults=False))
     kind = "application/vnd.jupyter.widget-{}+json"
     views = "".join(
         f'<div><script type="{kind.format("view")}">{json.dumps(view)}</script></div>' for view in data["view_specs"]
     )
-    (folder / "index.html").write_text(
+    path.write_text(
         '<!doctype html><html lang="en"><meta charset="utf8"><title>Explorer</title><meta name="viewport" '
         f'content="width=device-width"><link rel="icon" href="data:,"><main><h1>Explorer</h1>{views}</main>'
         f'<script type="{kind.format("state")}">{json.dumps(data["manager_state"])}</script>'
         '<script src="widgets.js"></script></html>',
         encoding="utf8",
     )
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -158,15 +165,20 @@ class Expected:
         data = {b["path"][0]: base64.b64decode(b["data"]) for b in model["buffers"]}
         info = model["state"]["info"]
         layers, heads, n = info["shape"]
-        codes = np.frombuffer(zlib.decompress(data["attention"]), np.uint8).reshape(layers, heads, n, n)
-        attention = explorer.dequantise(codes.cumsum(2, dtype=np.uint8))
-        weights = np.frombuffer(data["weights"], np.float32).reshape(-1, 2, layers, heads)
-        maps = np.frombuffer(data["maps"], np.float32).reshape(len(weights), len(info["methods"]), -1)
+        targets = len(info["targets"])
+        maps = np.frombuffer(data["maps"], np.uint16).reshape(targets, len(info["methods"]), -1) / 65535
         curves = np.frombuffer(data.get("curves", b""), np.float32)
-        curves = curves.reshape(len(weights), len(info["methods"]), -1) if curves.size else None
+        curves = curves.reshape(targets, len(info["methods"]), -1) if curves.size else None
+        numbers = {"info": info, "maps": maps, "curves": curves}
+        if data.get("polynomials"):
+            codes = np.frombuffer(data["polynomials"], np.uint16).reshape(1 + 2 * targets, 2 * layers + 4, -1)
+            scales = np.frombuffer(data["scales"], np.float32).reshape(1 + 2 * targets, -1, 1)
+            return {**numbers, "polynomials": codes * scales.astype(np.float64)}
+        codes = np.frombuffer(zlib.decompress(data["attention"]), np.uint8).reshape(layers, heads, n, n)
+        attention = packing.dequantise(codes.cumsum(2, dtype=np.uint8))
+        weights = np.frombuffer(data["weights"], np.float32).reshape(targets, 2, layers, heads)
         readout = torch.from_numpy(np.frombuffer(data["readout"], np.float32).copy())
-        numbers = {"attention": attention, "weights": weights, "maps": maps, "curves": curves, "readout": readout}
-        return {"info": info, **numbers}
+        return {**numbers, "attention": attention, "weights": weights, "readout": readout}
 
     def weights(self, norm):
         photo = self.photos[self.settings["photo"]]
@@ -185,13 +197,23 @@ class Expected:
 
     def _map(self, norm):
         s, photo = self.settings, self.photos[self.settings["photo"]]
+        if "polynomials" in photo:
+            return self.at(norm, s["variant"], s["alpha"], s["target"])
         attentions = [torch.from_numpy(a[None]) for a in photo["attention"]]
         muted = [tuple(p) for p in s["muted"]]
-        scores = explorer.muted_rollout(
+        scores = packing.muted_rollout(
             attentions, self.weights(norm), photo["readout"], s["alpha"], VARIANTS[s["variant"]], s["layers"], muted
         )
         rows, columns = photo["info"]["grid"]
         return minmax(scores[:, -rows * columns :])[0].numpy()
+
+    def at(self, norm, variant, alpha, target):
+        """The map of a light photo: its polynomial in α, lowest power first."""
+        photo = self.photos[self.settings["photo"]]
+        depth = photo["info"]["shape"][0]
+        first, last = [(0, 2), (2, depth + 3), (depth + 3, 2 * depth + 4)][variant]
+        powers = photo["polynomials"][0 if norm == 2 else 1 + 2 * target + norm, first:last]
+        return minmax(torch.from_numpy(np.polynomial.polynomial.polyval(alpha, powers))[None])[0].numpy()
 
     def look(self, layer, query):
         """Where a patch (or, at −1, the classifier) looks in a layer counted from 1."""
@@ -267,7 +289,7 @@ class Explorer:
 
 
 def test_start(page):
-    for show in explorer.SHOW:
+    for show in HEAVY:
         e = Explorer(page, show)
         e.shows(checksum(e.expected.map()))
 
@@ -503,6 +525,149 @@ def test_playback_and_reduced_motion(browser, address):
         assert e.data("removed") == stopped
 
 
+# ------------------------------------------------------------------------------------------------ light, ask, links
+
+
+@pytest.fixture(params=["file", "http"])
+def light(request, small, server):
+    return server.replace("index", "light") if request.param == "http" else (small / "light.html").as_uri()
+
+
+def test_a_light_pack_follows_every_setting(browser, light):
+    with opened(browser, light) as page:
+        e = Explorer(page, "map")
+        for variant in (1, 2, 0):
+            e.menu("variant").select_option(index=variant)
+            e.changes_to(variant=variant)
+            e.press("α", "ArrowRight", 7)
+            e.changes_to(alpha=e.value("α"))
+        for norm in (2, 1):
+            e.menu("head weights").select_option(index=norm)
+            e.changes_to(norm=norm)
+        e.menu("class").select_option(index=1)
+        e.changes_to(target=1)
+        e.menu("photo").select_option(index=1)
+        e.changes_to(photo=1, target=0)
+        e.press("α", "End")
+        e.changes_to(alpha=10)
+        e.press("α", "Home")
+        e.changes_to(alpha=0)
+        assert e.box.get_by_role("slider", name="layers, first").count() == 0
+        assert "two bytes a number" in e.view.inner_text()
+        e = Explorer(page, "compare")
+        e.shows(checksum(e.expected.evenly()), "left")
+        e.press("α", "End")
+        e.shows(checksum(e.expected.map(alpha=10)), "right")
+
+
+@pytest.mark.parametrize("touch", [False, True])
+def test_ask_by_every_hand(browser, light, touch):
+    """A button for each class and each method: mouse or finger, keyboard, and what a screen reader is told."""
+    screen = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True} if touch else {}
+    with opened(browser, light, **screen) as page:
+        e = Explorer(page, "ask")
+        info = e.expected.photos[0]["info"]
+        questions = e.view.get_by_role("group", name="Why this class?").get_by_role("button")
+        methods = e.view.get_by_role("group", name="Method").get_by_role("button")
+        assert questions.all_inner_texts() == info["target_names"] and methods.all_inner_texts() == info["methods"]
+        assert "One sentence says what the picture shows" in e.view.inner_text()
+
+        def press(button):
+            if touch:
+                button.tap()
+            else:
+                button.focus()
+                page.keyboard.press("Enter")
+
+        for m in (3, 0, 4, 1):
+            for t in (1, 0):
+                press(questions.nth(t))
+                press(methods.nth(m))
+                e.shows(checksum(e.expected.photos[0]["maps"][t, m]), "asked")
+                for group, chosen in ((questions, t), (methods, m)):
+                    pressed = [b.get_attribute("aria-pressed") for b in group.all()]
+                    assert pressed == [str(i == chosen).lower() for i in range(len(pressed))]
+                label = e.view.locator("canvas").get_attribute("aria-label")
+                assert info["methods"][m] in label and info["words"][t] in label
+        alpha = e.view.get_by_role("slider", name="α")
+        alpha.focus()
+        page.keyboard.press("End")
+        norm, variant = info["follows"][1]
+        e.shows(checksum(e.expected.at(norm, variant, 10, 0)), "asked")
+        press(methods.nth(info["methods"].index("LeGrad")))
+        alpha.wait_for(state="hidden")
+        assert "never asks" not in e.view.inner_text()
+        press(methods.nth(info["methods"].index("Attention rollout")))
+        alpha.wait_for()
+        page.wait_for_function("el => el.textContent.includes('never asks which')", arg=e.view.element_handle())
+
+
+@pytest.mark.parametrize("screen", [(390, 844), (1280, 800)])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_ask_fits_the_first_screen(browser, light, screen, scheme):
+    """Picture, buttons and answer, seen without scrolling, with room for a heading; nothing is too small to press."""
+    size = {"viewport": dict(zip(("width", "height"), screen, strict=True)), "color_scheme": scheme}
+    with opened(browser, light, **size) as page:
+        ask = page.locator(".gmar-ask")
+        parts = [ask.locator(".gmar-answer"), ask.locator("canvas"), *ask.get_by_role("button").all()]
+        for part in parts:
+            box = part.bounding_box()
+            assert box["y"] + box["height"] <= screen[1] - 40 and box["x"] + box["width"] <= screen[0]
+        assert min(b.bounding_box()["height"] for b in ask.get_by_role("button").all()) >= 44
+        page.add_script_tag(content=AXE.read_text(encoding="utf8"))
+        assert not violations(page)
+
+
+def test_a_link_brings_the_picture_back(browser, light):
+    context = {"permissions": ["clipboard-read", "clipboard-write"]} if light.startswith("http") else {}
+    with opened(browser, light, **context) as page:
+        e = Explorer(page, "map")
+        e.menu("photo").select_option(index=1)
+        e.changes_to(photo=1, target=0)
+        e.menu("class").select_option(index=1)
+        e.menu("variant").select_option(index=1)
+        e.press("α", "ArrowRight", 9)
+        e.changes_to(target=1, variant=1, alpha=1.45)
+        e.view.locator("summary").click()
+        e.view.get_by_role("button", name="Copy link").click()
+        e.view.get_by_text(re.compile("Link copied|stands in the address bar")).wait_for()
+        link, shown = page.url, e.data()
+        assert link.startswith(f"{light}#explorer=map-") and link.endswith("&photo=1&target=1&variant=1&alpha=1.45")
+        if context:
+            assert page.evaluate("() => navigator.clipboard.readText()") == link
+    with opened(browser, link) as page:
+        e = Explorer(page, "map")
+        e.expected.map(photo=1, target=1, variant=1, alpha=1.45)
+        e.shows(shown)
+        assert e.value("α") == 1.45 and e.menu("variant").input_value() == "report"
+        assert [e.menu(name).evaluate("menu => menu.selectedIndex") for name in ("photo", "class")] == [1, 1]
+        other = Explorer(page, "compare")
+        other.shows(checksum(other.expected.map()), "right")  # the link spoke of one view only
+        e.press("α", "ArrowRight")
+        e.changes_to(alpha=1.5)  # and the sliders still move
+        page.evaluate("() => { location.hash = location.hash.replace('variant=1', 'variant=2'); }")
+        e.changes_to(variant=2, alpha=1.45)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "photo=9&target=-1&norm=3&variant=1.5&alpha=NaN",
+        "alpha=1e9&opacity=-1&muted=a.b_99.99&layers=9-1&query=&look=0",
+        "photo=<script>&alpha=%00&variant[]=1&__proto__=1&layers=1-",
+        "left=77&right=x&method=1e400&step=-3",
+    ],
+)
+def test_a_wrong_link_changes_nothing(browser, light, wrong):
+    with opened(browser, light) as page:
+        name = Expected(page, "map").view["link"]
+    with opened(browser, f"{light}#explorer={name}&{wrong}") as page:
+        e = Explorer(page, "map")
+        e.shows(checksum(e.expected.map()))
+        e.press("α", "End")
+        e.changes_to(alpha=10)
+
+
 # ------------------------------------------------------------------------------------------------ code, speech, touch
 
 
@@ -573,9 +738,12 @@ def test_on_a_phone(browser, address, scheme):
 # ------------------------------------------------------------------------------------------------ time and size
 
 
-def test_a_move_is_painted_within_a_frame(browser, address):
+@pytest.mark.parametrize("pack", ["heads", "light"])
+def test_a_move_is_painted_within_a_frame(browser, address, pack):
     """From the key event on the slider to the frame that shows the new map; best of three rounds of twenty moves."""
-    with opened(browser, address) as page:
+    if pack == "light" and not address.endswith("index.html"):
+        pytest.skip("this page has no light pack")
+    with opened(browser, address.replace("index.html", "light.html") if pack == "light" else address) as page:
         e = Explorer(page, "map")
         e.slider("α").focus()
         page.evaluate(
