@@ -1,7 +1,7 @@
 """How the code is laid out, read from its imports: rooms on floors, and a picture of them.
 
-A room is a module or a folder directly in `gmar_utils`. Each stands on a floor of `FLOORS`; what it may import lies on a
-lower floor. `python _ext/house.py` draws the picture of the page 'How the code is laid out'.
+A room is a module or a folder directly in `gmar_utils`. Each stands on a floor of `FLOORS`; what it may import lies
+on a lower floor. `python _ext/house.py` draws the picture of the page 'How the code is laid out'.
 """
 
 import ast
@@ -14,10 +14,11 @@ PICTURE = ROOT / "book/assets/house.svg"
 
 #: From the ground up. A room may import rooms of the floors below its own, and none beside it.
 FLOORS = (
-    ("photo", "data"),
+    ("photo", "data", "files"),
     ("capture",),
-    ("methods",),
-    ("metrics", "viz"),
+    ("methods", "memory"),
+    ("metrics", "viz", "checkpoint"),
+    ("explanation",),
     ("model",),
     ("evaluation",),
     ("training", "explorer", "export", "trust"),
@@ -27,10 +28,14 @@ FLOORS = (
 SIGNS = {
     "photo": "reads a photo; maps back onto it",
     "data": "Tiny-ImageNet, VOC, shapes",
+    "files": "whole, or not written",
     "capture": "one pass, seen through its attention",
     "methods": "a trace becomes a map",
+    "memory": "does it fit?",
     "metrics": "how good is a map?",
     "viz": "pictures, tables of colours",
+    "checkpoint": "weights, words, processor",
+    "explanation": "class, probability, map",
     "model": "load a ViT; explain, predict",
     "evaluation": "methods × metrics, with intervals",
     "training": "train a ViT to explain",
