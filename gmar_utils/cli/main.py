@@ -13,7 +13,7 @@ from .output import printable, say
 
 COMMANDS = {  # name: (the module with its add_arguments and main, help)
     "explain": ("gmar_utils.cli.explain", "explain photos: an overlay, the map and a table"),
-    "evaluate": ("gmar_utils.evaluation.run", "judge methods on a data set, with error bars"),
+    "evaluate": ("gmar_utils.cli.evaluate", "judge methods on a data set, with error bars"),
     "finetune": ("gmar_utils.cli.finetune", "train a classifier to explain"),
     "info": ("gmar_utils.cli.info", "versions, bundled models, or what is known of one model"),
 }

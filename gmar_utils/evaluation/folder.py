@@ -48,9 +48,7 @@ def claim(folder: Path, settings: dict, files: list[Path]) -> None:
             write(file, text)
         before = settings if _create(file, text) else _settings(file)
     if changed := [k for k in {**settings, **(before or {})} if (before or {}).get(k) != settings.get(k)]:
-        raise ValueError(
-            f"The folder {shown(str(folder))!r} holds a run with another {', '.join(changed)}. {WAY_OUT}"
-        )
+        raise ValueError(f"The folder {shown(str(folder))!r} holds a run with another {', '.join(changed)}. {WAY_OUT}")
 
 
 def read_block(file: Path, settings: dict) -> tuple[pd.DataFrame, dict] | None:
@@ -66,7 +64,7 @@ def read_block(file: Path, settings: dict) -> tuple[pd.DataFrame, dict] | None:
     if header:
         body = file.read_bytes().partition(b"\n")[2]
         if zlib.crc32(body) == header["crc32"]:
-            rows = pd.read_csv(io.BytesIO(body), keep_default_na=False, na_values=[""], float_precision="round_trip")
+            rows = pd.read_csv(io.BytesIO(body), keep_default_na=False, na_values=[""])
             if len(rows) == header["rows"]:
                 return rows, header["protocol"]
     warnings.warn(f"{_name(file)} is damaged: this block is computed again.", stacklevel=3)

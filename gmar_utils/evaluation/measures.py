@@ -130,10 +130,16 @@ def _drop(case: Case, top: bool = False) -> Found:
     suffix, processor = "_top" if top else "", case.vit.processor
     common = {k: v for k, v in case.common.items() if k != "seed"}
     result = metrics.masked_scores(
-        case.forward, case.pixel_values, case.maps, case.target, score=case.options["score"],
-        masking="top" if top else case.options["masking"], mean=getattr(processor, "image_mean", None),
-        std=getattr(processor, "image_std", None), **common,
-    )  # fmt: skip
+        case.forward,
+        case.pixel_values,
+        case.maps,
+        case.target,
+        score=case.options["score"],
+        masking="top" if top else case.options["masking"],
+        mean=getattr(processor, "image_mean", None),
+        std=getattr(processor, "image_std", None),
+        **common,
+    )
     values = {
         f"average_drop{suffix}": metrics.average_drop(result.full, result.masked, per_image=True),
         f"average_increase{suffix}": metrics.average_increase(result.full, result.masked, per_image=True),
@@ -195,9 +201,11 @@ def _masks(name):
         found = metrics.counts(on_photo, masks, options["threshold"])
         value = metrics.accuracy_of(found) if name == "pixel_accuracy" else metrics.iou_of(found, options["iou"])
         protocol = Protocol(
-            "Pixel accuracy" if name == "pixel_accuracy" else "IoU", threshold=options["threshold"],
-            iou=options["iou"] if name == "iou" else None, aggregate=options["aggregate"],
-        )  # fmt: skip
+            "Pixel accuracy" if name == "pixel_accuracy" else "IoU",
+            threshold=options["threshold"],
+            iou=options["iou"] if name == "iou" else None,
+            aggregate=options["aggregate"],
+        )
         # The counts go into the rows too: dataset-level figures are made of their sums.
         return Found(dict(zip(COUNTS, found.T, strict=True)) | {name: value}, protocol, {})
 
@@ -208,7 +216,7 @@ def _which(case: Case) -> Found:
     pair = case.on_photo, case.masks(), case.masks("other")
     values = {"which": 100 * metrics.which(*pair), "which_auroc": 100 * metrics.auroc(*pair)}
     right = [
-        int(p) in (*r.get("targets", [r["label"]]), *r.get("other_targets", []))
+        int(p) in (*(r.get("targets") or [r["label"]]), *r.get("other_targets", ()))
         for p, r in zip(case.predicted, case.records, strict=True)
     ]
     return Found(values, Protocol("one of two", unit="photo pixel"), {"top_1": 100.0 * torch.tensor(right)})
@@ -217,30 +225,69 @@ def _which(case: Case) -> Found:
 METRICS: dict[str, Measure] = {
     m.name: m
     for m in (
-        Measure("drop", "Average drop and increase", -1, (),
-                {"average_drop": ("Avg Drop", -1), "coverage": ("Coverage", 0), "average_increase": ("Avg Increase", 1)},
-                _drop),
+        Measure(
+            "drop",
+            "Average drop and increase",
+            -1,
+            (),
+            {"average_drop": ("Avg Drop", -1), "coverage": ("Coverage", 0), "average_increase": ("Avg Increase", 1)},
+            _drop,
+        ),
         Measure("insertion", "Insertion", 1, (), {"insertion": ("Insertion", 1)}, _curve("insertion")),
         Measure("deletion", "Deletion", -1, (), {"deletion": ("Deletion", -1)}, _curve("deletion")),
         Measure("srg", "Symmetric relevance gain", 1, (), {"srg": ("SRG", 1)}, _srg),
         Measure("saco", "Salience-guided consistency", 1, (), {"saco": ("SaCo", 1)}, _saco),
-        Measure("drop-top", "Average drop and increase of the top half", -1, (),
-                {"average_drop_top": ("Avg Drop, top half", -1), "average_increase_top": ("Avg Increase, top half", 1)},
-                lambda case: _drop(case, top=True)),
-        Measure("road", "ROAD", 1, (),
-                {"road_morf": ("ROAD MoRF", -1), "road_lerf": ("ROAD LeRF", 1), "road": ("ROAD, LeRF − MoRF", 1)},
-                _road),
-        Measure("box", "Pointing game and energy in the box", 1, ("box",),
-                {"pointing_game": ("Pointing game", 1), "energy_in_box": ("Energy in box", 1)}, _box),
-        Measure("pixel-accuracy", "Pixel accuracy", 1, ("mask",), {"pixel_accuracy": ("Pixel accuracy", 1)},
-                _masks("pixel_accuracy")),
+        Measure(
+            "drop-top",
+            "Average drop and increase of the top half",
+            -1,
+            (),
+            {"average_drop_top": ("Avg Drop, top half", -1), "average_increase_top": ("Avg Increase, top half", 1)},
+            lambda case: _drop(case, top=True),
+        ),
+        Measure(
+            "road",
+            "ROAD",
+            1,
+            (),
+            {"road_morf": ("ROAD MoRF", -1), "road_lerf": ("ROAD LeRF", 1), "road": ("ROAD, LeRF − MoRF", 1)},
+            _road,
+        ),
+        Measure(
+            "box",
+            "Pointing game and energy in the box",
+            1,
+            ("box",),
+            {"pointing_game": ("Pointing game", 1), "energy_in_box": ("Energy in box", 1)},
+            _box,
+        ),
+        Measure(
+            "pixel-accuracy",
+            "Pixel accuracy",
+            1,
+            ("mask",),
+            {"pixel_accuracy": ("Pixel accuracy", 1)},
+            _masks("pixel_accuracy"),
+        ),
         Measure("iou", "Intersection over union", 1, ("mask",), {"iou": ("IoU", 1)}, _masks("iou")),
-        Measure("average-precision", "Average precision", 1, ("mask",), {"average_precision": ("AP", 1)},
-                _masks("average_precision")),
-        Measure("which", "One of two objects", 1, ("mask", "other"),
-                {"which": ("Which of two", 1), "which_auroc": ("AUROC of the two", 1), "top_1": ("Top-1", 0)}, _which),
+        Measure(
+            "average-precision",
+            "Average precision",
+            1,
+            ("mask",),
+            {"average_precision": ("AP", 1)},
+            _masks("average_precision"),
+        ),
+        Measure(
+            "which",
+            "One of two objects",
+            1,
+            ("mask", "other"),
+            {"which": ("Which of two", 1), "which_auroc": ("AUROC of the two", 1), "top_1": ("Top-1", 0)},
+            _which,
+        ),
     )
-}  # fmt: skip
+}
 COLUMNS = {column: about for m in METRICS.values() for column, about in m.columns.items()}
 FAITHFULNESS = ("drop", "drop-top", "insertion", "deletion", "srg")
 LOCALIZATION = ("pixel-accuracy", "iou", "average-precision")

@@ -10,6 +10,7 @@ import json
 import time
 import zlib
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from ..metrics.forwards import choice, evaluating
 from ..model import Vit
 from .folder import claim, digest, read_block, write, write_block
 from .measures import BASELINE, METRICS, Case, checked_metrics, checked_options
+from .pairs import are_pairs, question
 from .provenance import describe_device, provenance, shown, state_sha256, weights_sha256
 from .summary import Summary, summarize
 from .variants import described, functions, specified, twins
@@ -57,14 +59,15 @@ def evaluate(
     Args:
         vit: the model, as `load_model` gives it.
         data: a sequence of {"image", and "label" (or "targets", several that count), "box", "mask", "other" (the mask
-            of a photo's other object) where a metric needs it}. Records with the same "photo" are drawn together by
-            the bootstrap; without that field each record counts for itself.
+            of a photo's other object) where a metric needs it}; or photos of two objects, as `data.voc_pairs` gives
+            them, each asked about twice. Records with the same "photo" are drawn together by the bootstrap; without
+            that field each record counts for itself.
         methods: labels of `DEFAULT_METHODS` and names of METHODS, or {label: name, (name, options), or a function
             of a trace, such as a functools.partial}. Default: `DEFAULT_METHODS`.
         metrics: names of `METRICS`. Default: what the records allow.
         out: a folder; None keeps everything in memory.
         protocol: options of the metrics that differ from `measures.OPTIONS`.
-        limit: so many records, drawn with `seed`.
+        limit: so many records (photos, of pairs), drawn with `seed`.
         seed: draws records, random maps and the bootstrap.
         batch_size: images in a metric's forward pass.
         block: records in a file.
@@ -91,21 +94,40 @@ def evaluate(
         chosen = np.sort(np.random.default_rng(seed).permutation(len(data))[:limit])
     if not len(chosen):
         raise ValueError("There are no images to evaluate: the data hold no record.")
-    first = data[int(chosen[0])]
+    record_of = data.__getitem__
+    if are_pairs(data[int(chosen[0])]):
+        record_of, chosen = partial(question, data), (2 * chosen[:, None] + np.arange(2)).ravel()
+    first = record_of(int(chosen[0]))
     methods, metrics = specified(methods), checked_metrics(metrics, set(first))
     options, maps_of = checked_options(protocol, set(first)), functions(methods, seed)
     pixel_values = vit.preprocess([first["image"]])
     with evaluating(vit.model, pixel_values, precision) as found:
         common = {"batch_size": batch_size, "precision": precision, "seed": seed}
     _try(vit, pixel_values, maps_of, options)
-    settings = described({
-        "gmar_utils": __version__, "torch": torch.__version__, "transformers": transformers.__version__,
-        "model": shown(vit.name), "weights_sha256": weights_sha256(vit), "state_sha256": state_sha256(vit.model),
-        "input": list(pixel_values.shape[1:]), "preprocessing": _preprocessing(vit.processor),
-        "device": pixel_values.device.type, "dtype": str(pixel_values.dtype), "precision": found,
-        "data": data_name, "records": len(data), "data_crc32": _sample_crc(data, chosen), "images": len(chosen),
-        "seed": seed, "block": block, "methods": methods, "metrics": metrics, "protocol": options,
-    })  # fmt: skip
+    settings = described(
+        {
+            "gmar_utils": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "model": shown(vit.name),
+            "weights_sha256": weights_sha256(vit),
+            "state_sha256": state_sha256(vit.model),
+            "input": list(pixel_values.shape[1:]),
+            "preprocessing": _preprocessing(vit.processor),
+            "device": pixel_values.device.type,
+            "dtype": str(pixel_values.dtype),
+            "precision": found,
+            "data": data_name,
+            "records": len(data),
+            "data_crc32": _sample_crc(record_of, chosen),
+            "images": len(chosen),
+            "seed": seed,
+            "block": block,
+            "methods": methods,
+            "metrics": metrics,
+            "protocol": options,
+        }
+    )
 
     compile_it = vit.device.type == "cuda" and importlib.util.find_spec("triton") is not None
     forward = torch.compile(vit.model) if compile_it else vit.model
@@ -120,7 +142,7 @@ def evaluate(
     total, left = (sum(len(blocks[i]) for i in some) for some in (mine, todo))
     with tqdm(total=total, initial=total - left, unit="image", disable=None if state.is_main_process else True) as bar:
         for i in todo:
-            numbered = [(int(k), data[int(k)]) for k in blocks[i]]
+            numbered = [(int(k), record_of(int(k))) for k in blocks[i]]
             done[i] = _run_block(vit, forward, maps_of, metrics, options, common, numbered)
             if out:
                 write_block(files[i], *done[i], settings)
@@ -136,10 +158,14 @@ def evaluate(
     summary = Summary(rows, table, done[0][1])
     if out and state.is_main_process:
         record = provenance(
-            **settings, batch_size=batch_size, processes=state.num_processes, blocks=len(blocks),
-            blocks_from_earlier_run=len(mine) - len(todo), wall_time_s=round(time.perf_counter() - started, 1),
+            **settings,
+            batch_size=batch_size,
+            processes=state.num_processes,
+            blocks=len(blocks),
+            blocks_from_earlier_run=len(mine) - len(todo),
+            wall_time_s=round(time.perf_counter() - started, 1),
             settings_sha256=digest(settings),
-        ) | {"device": describe_device(vit.device)}  # fmt: skip
+        ) | {"device": describe_device(vit.device)}
         write(out / "rows.csv", rows.to_csv(index=False))
         write(out / "summary.csv", table.to_csv(index=False))
         write(out / "summary.md", summary.to_markdown())
@@ -178,12 +204,14 @@ def _run_block(vit, forward, maps_of, names, options, common, numbered) -> tuple
     rows, protocols, shared = [], {}, {}
     for label, maps in _maps(vit, pixel_values, maps_of, target).items():
         case = Case(vit, forward, options, common, pixel_values, predicted, target, maps, records)
+        values = {}
         for name in names:
             found = METRICS[name].run(case)
-            rows += _rows(numbered, label, found.values)
+            values |= found.values
             shared |= found.shared  # the same for every method
             line = str(replace(found.protocol, target=options["target"], images=None))
             protocols |= dict.fromkeys(found.values, line)
+        rows += _rows(numbered, label, values)
     rows += _rows(numbered, BASELINE, shared)
     return pd.DataFrame(rows, columns=["image", "photo", "method", "metric", "value"]), protocols
 
@@ -209,11 +237,11 @@ def _preprocessing(processor):
     return {k: v for k, v in found.items() if not k.startswith("_") and not callable(v)}
 
 
-def _sample_crc(records, chosen, count=8):
+def _sample_crc(record_of, chosen, count=8):
     """A checksum of a few records, evenly spread: the same folder with other pictures is another run."""
     crc = 0
     for k in chosen[np.linspace(0, len(chosen) - 1, min(count, len(chosen))).round().astype(int)]:
-        for name, value in sorted(records[int(k)].items()):
+        for name, value in sorted(record_of(int(k)).items()):
             try:
                 content = np.asarray(value)
                 content = content.tobytes() if content.dtype != object else repr(value).encode()

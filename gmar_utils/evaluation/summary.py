@@ -63,9 +63,13 @@ class Summary:
 
 
 def summarize(
-    rows: pd.DataFrame, methods: list[str], options: dict, twins: dict | None = None, seed: int = 0,
+    rows: pd.DataFrame,
+    methods: list[str],
+    options: dict,
+    twins: dict | None = None,
+    seed: int = 0,
     resamples: int = 5000,
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     """One line per method and metric: mean, 95 % interval, and the difference from the method's uniform-weight twin.
 
     Intervals are percentiles of a bootstrap over photos, or over records where `rows` has no column `photo`. Every
@@ -86,11 +90,11 @@ def summarize(
     """
     lines, labels = [], list(methods)
     unit = "photo" if "photo" in rows else "image"
-    values = rows.pivot_table(index=unit, columns=["metric", "method"], values="value", dropna=False)
+    values = rows.groupby([unit, "metric", "method"])["value"].mean().unstack(["metric", "method"])
     for metric, (_, direction) in COLUMNS.items():
         if metric not in values.columns.get_level_values(0):
             continue
-        if (metric, BASELINE) in values.columns:
+        if (metric, BASELINE) in values.columns and values[metric, BASELINE].notna().any():
             found = _estimates(values, metric, [BASELINE], {"aggregate": "image"}, seed, resamples)
             lines.append(_line(metric, BASELINE, 0, *found, len(values)) | {"best": False})
         if metric not in values.drop(columns=BASELINE, level=1, errors="ignore").columns.get_level_values(0):
@@ -102,15 +106,17 @@ def summarize(
             line["best"] = (
                 i == leader
                 and images > 1
-                and all(
-                    interval_of(direction * (draws[i] - draws[j]))[0] > 0 for j in range(len(labels)) if j != i
-                )
+                and all(interval_of(direction * (draws[i] - draws[j]))[0] > 0 for j in range(len(labels)) if j != i)
             )
             if (twins or {}).get(label) in labels:
                 j = labels.index(twins[label])
                 low, high = interval_of(draws[i] - draws[j])
-                line |= {"twin": labels[j], "difference": estimates[i] - estimates[j], "difference_low": low,
-                         "difference_high": high}  # fmt: skip
+                line |= {
+                    "twin": labels[j],
+                    "difference": estimates[i] - estimates[j],
+                    "difference_low": low,
+                    "difference_high": high,
+                }
             lines.append(line)
     order = ["metric", "method", "mean", "low", "high", "images", "left_out", "best"]
     return pd.DataFrame(lines).reindex(columns=[*order, "twin", "difference", "difference_low", "difference_high"])
@@ -126,9 +132,16 @@ def paired_bootstrap(
     if arrays[0].shape[-1] < 2:
         return np.full((*arrays[0].shape[:-1], 1), np.nan)
     return bootstrap(
-        arrays, statistic, paired=len(arrays) > 1, vectorized=True, axis=-1, n_resamples=resamples,
-        batch=max(1, 4_000_000 // arrays[0].size), method="percentile", rng=np.random.default_rng(seed),
-    ).bootstrap_distribution  # fmt: skip
+        arrays,
+        statistic,
+        paired=len(arrays) > 1,
+        vectorized=True,
+        axis=-1,
+        n_resamples=resamples,
+        batch=max(1, 4_000_000 // arrays[0].size),
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).bootstrap_distribution
 
 
 def interval_of(draws: np.ndarray) -> tuple[float, float]:
@@ -153,8 +166,15 @@ def interval(values, seed: int = 0, resamples: int = 5000) -> tuple[float, float
 
 def _line(metric, label, i, estimates, draws, images, total):
     low, high = interval_of(draws[i])
-    return {"metric": metric, "method": label, "mean": estimates[i], "low": low, "high": high, "images": images,
-            "left_out": total - images}  # fmt: skip
+    return {
+        "metric": metric,
+        "method": label,
+        "mean": estimates[i],
+        "low": low,
+        "high": high,
+        "images": images,
+        "left_out": total - images,
+    }
 
 
 def _estimates(values, metric, labels, options, seed, resamples):
@@ -216,9 +236,12 @@ def tables(summary: pd.DataFrame, protocol: dict | None = None) -> list[Table]:
         if len(paired):
             low, high = paired["difference_low"], paired["difference_high"]
             paired = paired.assign(
-                method=paired["method"] + " − " + paired["twin"], mean=paired["difference"], low=low, high=high,
+                method=paired["method"] + " − " + paired["twin"],
+                mean=paired["difference"],
+                low=low,
+                high=high,
                 bold=(low > 0) | (high < 0),
-            )  # fmt: skip
+            )
             found.append(_table(paired, shown, "Paired difference", sign="+"))
         found[-1].notes.extend(n for n in notes if n)
     return found

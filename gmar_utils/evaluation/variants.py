@@ -92,9 +92,7 @@ def twins(methods: dict) -> dict[str, str]:
     From `TWINS`; and for methods given with a `norm`, the one that differs by `norm=None` alone.
     """
     found = {
-        label: twin
-        for label, twin in TWINS.items()
-        if all(methods.get(k) == DEFAULT_METHODS[k] for k in (label, twin))
+        label: twin for label, twin in TWINS.items() if all(methods.get(k) == DEFAULT_METHODS[k] for k in (label, twin))
     }
     for label, method in methods.items():
         if label not in found and isinstance(method, tuple) and method[1].get("norm") is not None:

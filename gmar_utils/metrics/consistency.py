@@ -10,10 +10,19 @@ from .units import checked_maps, on_pixels, ranks, unit_values
 
 
 def saco(
-    model: nn.Module, pixel_values: torch.Tensor, maps: torch.Tensor, target=None, *, groups: int = 10,
-    score: str = "probability", baseline: Baseline = "mean", grid=None, batch_size: int = 64, seed: int = 0,
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    maps: torch.Tensor,
+    target=None,
+    *,
+    groups: int = 10,
+    score: str = "probability",
+    baseline: Baseline = "mean",
+    grid=None,
+    batch_size: int = 64,
+    seed: int = 0,
     precision: str = "float32",
-) -> torch.Tensor:  # fmt: skip
+) -> torch.Tensor:
     """Salience-guided consistency (B,) in [−1, 1], higher is better [wu2024saco].
 
     Patches, highest first, fall into K groups of equal number; s_i is a group's mean value, d_i what the score loses
@@ -36,7 +45,7 @@ def saco(
         precision: as `forwards.evaluating`.
     """
     choice("score", score, SCORES)
-    check_input(pixel_values, batch_size)
+    pixel_values = check_input(model, pixel_values, batch_size)
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 2:
         raise ValueError(f"groups must be a whole number of at least 2, got {groups!r}.")
     fill = baseline_named(baseline, seed)

@@ -112,9 +112,18 @@ def average_increase(full: torch.Tensor, masked: torch.Tensor, per_image: bool =
 
 
 def masked_scores(
-    model: nn.Module, pixel_values: torch.Tensor, maps: torch.Tensor, target=None, *, score: str = "probability",
-    masking: str = "multiply", mean=None, std=None, batch_size: int = 64, precision: str = "float32",
-) -> Masked:  # fmt: skip
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    maps: torch.Tensor,
+    target=None,
+    *,
+    score: str = "probability",
+    masking: str = "multiply",
+    mean=None,
+    std=None,
+    batch_size: int = 64,
+    precision: str = "float32",
+) -> Masked:
     """Scores before and after masking the image by its map: what Average Drop and Increase are computed from.
 
     Args:
@@ -132,7 +141,7 @@ def masked_scores(
     """
     choice("masking", masking, ("multiply", "raw", "top"))
     choice("score", score, SCORES)
-    check_input(pixel_values, batch_size)
+    pixel_values = check_input(model, pixel_values, batch_size)
     maps = checked_maps(maps, pixel_values)
     if masking == "top":
         values, y, x = unit_values(maps, pixel_values, model)
@@ -153,18 +162,31 @@ def masked_scores(
         named, target = target, resolve(model, pixel_values, target, batch_size)
         versions = torch.stack([pixel_values, masked], 1)
         scores = each_row(
-            len(masked), 2, batch_size, masked.device,
+            len(masked),
+            2,
+            batch_size,
+            masked.device,
             lambda image, step: score_of(model, versions[image, step], target[image], score),
-        )  # fmt: skip
+        )
     protocol = Protocol("drop and increase", score, _named(named), masking, precision=found, images=len(scores))
     return Masked(scores[:, 0], scores[:, 1], 100 * keep.float().mean((1, 2)), protocol)
 
 
 def insertion(
-    model: nn.Module, pixel_values: torch.Tensor, maps: torch.Tensor, target=None, *, score: str = "probability",
-    baseline: Baseline = "zero", steps: int | str | None = None, unit: str = "patch", grid=None, batch_size: int = 64,
-    seed: int = 0, precision: str = "float32",
-) -> Curve:  # fmt: skip
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    maps: torch.Tensor,
+    target=None,
+    *,
+    score: str = "probability",
+    baseline: Baseline = "zero",
+    steps: int | str | None = None,
+    unit: str = "patch",
+    grid=None,
+    batch_size: int = 64,
+    seed: int = 0,
+    precision: str = "float32",
+) -> Curve:
     """Insertion, higher is better: the score while patches appear on the baseline, the map's highest first.
 
     RISE's metric [petsiuk2018rise], by patch. Blind to what the baseline leaves standing: read `Curve.baseline_kept`.
@@ -190,10 +212,21 @@ def insertion(
 
 
 def deletion(
-    model: nn.Module, pixel_values: torch.Tensor, maps: torch.Tensor, target=None, *, order: str = "most",
-    score: str = "probability", baseline: Baseline = "zero", steps: int | str | None = None, unit: str = "patch",
-    grid=None, batch_size: int = 64, seed: int = 0, precision: str = "float32",
-) -> Curve:  # fmt: skip
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    maps: torch.Tensor,
+    target=None,
+    *,
+    order: str = "most",
+    score: str = "probability",
+    baseline: Baseline = "zero",
+    steps: int | str | None = None,
+    unit: str = "patch",
+    grid=None,
+    batch_size: int = 64,
+    seed: int = 0,
+    precision: str = "float32",
+) -> Curve:
     """Deletion, lower is better: the score while patches give way to the baseline, the map's highest first.
 
     RISE's metric [petsiuk2018rise], by patch. Blind to the difference between a removed object and a picture that no
@@ -259,7 +292,7 @@ class _Removal:
 
 def _curve(model, pixel_values, maps, target, how, inserting=False, order="most"):
     choice("score", how.score, SCORES)
-    check_input(pixel_values, how.batch_size)
+    pixel_values = check_input(model, pixel_values, how.batch_size)
     fill = baseline_named(how.baseline, how.seed)
     values, y, x = unit_values(checked_maps(maps, pixel_values), pixel_values, model, how.unit, how.grid)
     place, units = ranks(values, descending=order == "most"), values[0].numel()
@@ -277,11 +310,17 @@ def _curve(model, pixel_values, maps, target, how, inserting=False, order="most"
     fractions = (counts / units).to(scores.dtype)
     full, empty = (scores[:, -1], scores[:, 0]) if inserting else (scores[:, 0], scores[:, -1])
     protocol = Protocol(
-        "insertion" if inserting else "deletion", how.score, _named(named),
+        "insertion" if inserting else "deletion",
+        how.score,
+        _named(named),
         baseline=how.baseline if isinstance(how.baseline, str) else getattr(how.baseline, "__name__", "own"),
-        order=None if inserting else order, steps=steps, unit=how.unit, precision=precision, images=len(scores),
+        order=None if inserting else order,
+        steps=steps,
+        unit=how.unit,
+        precision=precision,
+        images=len(scores),
         seed=how.seed if how.baseline == "linear" else None,
-    )  # fmt: skip
+    )
     return Curve(fractions, scores, torch.trapezoid(scores, fractions), full, empty, protocol)
 
 

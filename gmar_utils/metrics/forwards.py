@@ -6,9 +6,10 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
+from ..capture.checks import check_model, check_pixel_values
 from ..capture.layout import logits_of, unwrap
+from ..capture.settling import settled
 from ..capture.target import class_score, probability, resolve_target
-from ..capture.tracing import check_pixel_values, settled
 
 
 def choice(name: str, value, allowed: Iterable) -> None:
@@ -17,19 +18,18 @@ def choice(name: str, value, allowed: Iterable) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
 
 
-def check_input(pixel_values: torch.Tensor, batch_size: int) -> None:
-    """ValueError unless these are finite pixel values of at least one image and a batch size of at least 1."""
-    check_pixel_values(pixel_values)
-    if not pixel_values.is_floating_point() or not len(pixel_values):
-        raise ValueError(
-            f"pixel_values must be floating-point numbers of at least one image, got {pixel_values.dtype} of shape "
-            f"{tuple(pixel_values.shape)}. Use load_model(...).preprocess(images)."
-        )
-    if not bool(pixel_values.isfinite().all()):
-        bad = (~pixel_values.isfinite()).flatten(1).any(1).nonzero()[:, 0].tolist()
-        raise ValueError(f"pixel_values hold NaN or infinity (images {bad[:8]} of the batch); leave those images out.")
+def check_input(model: nn.Module, pixel_values, batch_size: int) -> torch.Tensor:
+    """The pixel values as `check_pixel_values` gives them; ValueError for those, a model or a batch size that is none.
+
+    Args:
+        model: classifier.
+        pixel_values: (B, channels, height, width).
+        batch_size: images in a forward pass, at least 1.
+    """
+    check_model(model)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
+    return check_pixel_values(pixel_values, model)
 
 
 def cheap_dtype(device: torch.device | str) -> torch.dtype:

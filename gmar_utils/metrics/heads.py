@@ -11,9 +11,17 @@ from .forwards import check_input, choice, each_row, evaluating, resolve, score_
 
 
 def head_ablation(
-    model: nn.Module, pixel_values: torch.Tensor, importance: torch.Tensor, target=None, *, layers=None,
-    order: str = "most", score: str = "probability", batch_size: int = 64, seed: int = 0,
-) -> Curve:  # fmt: skip
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    importance: torch.Tensor,
+    target=None,
+    *,
+    layers=None,
+    order: str = "most",
+    score: str = "probability",
+    batch_size: int = 64,
+    seed: int = 0,
+) -> Curve:
     """The target's score against the number of muted heads, (B, S+1): S heads in all, muted one after the other.
 
     Muting a head zeroes its A·V. A weight that means something makes the score fall faster than at random when the
@@ -33,7 +41,7 @@ def head_ablation(
     """
     choice("order", order, ("most", "least", "random"))
     choice("score", score, SCORES)
-    check_input(pixel_values, batch_size)
+    pixel_values = check_input(model, pixel_values, batch_size)
     importance = torch.as_tensor(importance).float()
     if importance.ndim != 3 or len(importance) != len(pixel_values) or not bool(importance.isfinite().all()):
         raise ValueError(
@@ -58,9 +66,16 @@ def head_ablation(
         scores = each_row(batch, steps + 1, batch_size, pixel_values.device, run)
     fractions = torch.linspace(0, 1, steps + 1, device=scores.device, dtype=scores.dtype)
     protocol = Protocol(
-        "head ablation", score, "predicted" if named is None else "label", order=order, steps=steps, unit="head",
-        precision=precision, images=batch, seed=seed if order == "random" else None,
-    )  # fmt: skip
+        "head ablation",
+        score,
+        "predicted" if named is None else "label",
+        order=order,
+        steps=steps,
+        unit="head",
+        precision=precision,
+        images=batch,
+        seed=seed if order == "random" else None,
+    )
     return Curve(fractions, scores, torch.trapezoid(scores, fractions), scores[:, 0], scores[:, -1], protocol)
 
 
@@ -69,7 +84,7 @@ def head_effects(
 ) -> torch.Tensor:
     """|Δy| (B, L, H): how far the target's score moves when each head alone is muted. Arguments as `head_ablation`."""
     choice("score", score, SCORES)
-    check_input(pixel_values, batch_size)
+    pixel_values = check_input(model, pixel_values, batch_size)
     with evaluating(model, pixel_values):
         module, device = unwrap(model), pixel_values.device
         target = resolve(module, pixel_values, target, batch_size)

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from ..capture.layout import patch_grid, unwrap
+from ..capture import trace
 from ..photo import minmax, resize
 from .forwards import choice
 
@@ -51,7 +51,7 @@ def unit_values(
         pixel_values: (B, channels, height, width).
         model: its patch embedding says how large a patch is.
         unit: "patch" | "pixel".
-        grid: (R, C) of a model without a strided Conv2d; needed for full-size maps only.
+        grid: (R, C) of a model whose layout `trace` cannot see; needed for full-size maps only.
 
     Returns:
         Values (B, R, C) of the units, the row of units (height,) of each pixel row, and the column (width,) of each
@@ -65,7 +65,7 @@ def unit_values(
             maps = resize(maps, size)
         return maps, *(torch.arange(n, device=maps.device) for n in size)
     full = tuple(maps.shape[1:]) == size and tuple(grid or ()) != size
-    rows, columns = (grid or _model_grid(model, pixel_values)) if full else maps.shape[1:]
+    rows, columns = (grid or trace(model, pixel_values[:1], gradients=False).grid) if full else maps.shape[1:]
     strides = _patch_size(model) or (None, None)
     y, x = (_unit_of(n, k, s, maps.device) for n, k, s in zip(size, (rows, columns), strides, strict=True))
     if full:
@@ -84,11 +84,6 @@ def ranks(values: torch.Tensor, descending: bool) -> torch.Tensor:
 def on_pixels(units: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Something of each unit (B, R, C) spread over its pixels (B, height, width)."""
     return units[:, y][:, :, x]
-
-
-def _model_grid(model, pixel_values):
-    # The number of tokens only matters for the prefix, which is of no interest here; any large one will do.
-    return patch_grid(unwrap(model), pixel_values, pixel_values[0, 0].numel())[1]
 
 
 def _patch_size(model):

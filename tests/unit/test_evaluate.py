@@ -1,41 +1,31 @@
-"""The evaluation engine: resume after a kill, two processes, statistics, tables, command line."""
+"""The evaluation engine: rows, targets, what it takes and what it refuses, the command line."""
 
 import argparse
 import json
-import os
-import signal
-import socket
-import subprocess
+import math
 import sys
-import time
-from pathlib import Path
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.stats
 import torch
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+from evaluating import METHODS, run, save_checkpoint
 
-from gmar_utils import data, explain, load_model, metrics
-from gmar_utils.data.drawing import CLASSES
-from gmar_utils.evaluation import run as evaluate
+from gmar_utils import data, evaluate, explain, load_model, metrics
+from gmar_utils.cli import evaluate as command
+from gmar_utils.evaluation import DEFAULT_METHODS, METRICS, pairs, provenance, variants
+from gmar_utils.evaluation import run as engine
+from gmar_utils.evaluation.measures import BASELINE, COLUMNS, COUNTS, FAITHFULNESS, LOCALIZATION, OPTIONS
+from gmar_utils.methods.weighting import gmar
 
-METHODS = ["rollout-report", "gmar-l1-report", "random"]
-ROOT = Path(__file__).parents[2]
+EVERY = tuple(name for name in METRICS if name != "which")
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    config = ViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32,
-                       patch_size=8, num_labels=len(CLASSES), initializer_range=0.4)  # fmt: skip
-    ViTForImageClassification(config).save_pretrained(folder)
-    size = {"height": 32, "width": 32}
-    ViTImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(folder)
-    return folder
+    return save_checkpoint(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +38,11 @@ def records():
     return data.shapes(10, size=48, seed=0)
 
 
-def run(vit, records, out, methods=METHODS, **options):
-    return evaluate.evaluate(vit, records, out, methods=evaluate.parse_methods(methods), **options)
-
-
 @pytest.fixture(scope="module")
 def whole(vit, records, tmp_path_factory):
     """Every metric in one uninterrupted run."""
     out = tmp_path_factory.mktemp("whole")
-    return run(vit, records, out, measures=tuple(evaluate.MEASURES), block=4, protocol={"steps": 4}), out
+    return run(vit, records, out, metrics=EVERY, block=4, protocol={"steps": 4}), out
 
 
 # Rows ----------------------------------------------------------------------------------------------------------------
@@ -65,7 +51,7 @@ def whole(vit, records, tmp_path_factory):
 def test_rows_are_the_metrics_own_numbers(vit, records, whole):
     rows = whole[0].rows
     assert len(rows) == rows.drop_duplicates(["image", "method", "metric"]).shape[0]
-    assert set(rows["metric"]) == {*evaluate.COLUMNS, *evaluate.COUNTS}
+    assert set(rows["metric"]) == {*COLUMNS, *COUNTS} - {*METRICS["which"].columns}
     assert rows.groupby(["method", "metric"])["image"].nunique().eq(10).all()
     pixels = vit.preprocess([r["image"] for r in records])
     target = torch.tensor(records["label"])
@@ -77,6 +63,8 @@ def test_rows_are_the_metrics_own_numbers(vit, records, whole):
     curve = metrics.insertion(vit.model, pixels, patch_maps, target, steps=4)
     expected = {
         "insertion": 100 * curve.auc,
+        "srg": 100 * metrics.srg(vit.model, pixels, patch_maps, target, steps=4),
+        "saco": 100 * metrics.saco(vit.model, pixels, patch_maps, target),
         "average_drop": metrics.average_drop(drop.full, drop.masked, per_image=True),
         "coverage": drop.coverage,
         "iou": metrics.iou(on_photo, masks),
@@ -89,280 +77,304 @@ def test_rows_are_the_metrics_own_numbers(vit, records, whole):
         # AP counts ranks: rounding that swaps two pixels moves it in small steps.
         atol = 0.02 if metric == "average_precision" else 2e-4
         np.testing.assert_allclose(chosen[metric], values, atol=atol, rtol=1e-5, err_msg=metric)
-    kept = rows[(rows["method"] == evaluate.BASELINE) & (rows["metric"] == "insertion")]["value"]
+    kept = rows[(rows["method"] == BASELINE) & (rows["metric"] == "insertion")]["value"]
     np.testing.assert_allclose(kept, curve.baseline_kept, rtol=1e-4)
 
 
-def test_a_second_call_computes_nothing_and_gives_the_same(vit, records, whole, monkeypatch):
-    first, out = whole
-    monkeypatch.setattr(evaluate, "_run_block", lambda *_: pytest.fail("a finished block was computed again"))
-    again = run(vit, records, out, measures=tuple(evaluate.MEASURES), block=4, protocol={"steps": 4}, batch_size=5)
-    pd.testing.assert_frame_equal(again.rows, first.rows)
-    assert again.markdown == first.markdown
-    assert json.loads((out / "provenance.json").read_text())["blocks_from_earlier_run"] == 3
+def test_without_a_folder_the_same_rows_come_from_memory(vit, records, whole):
+    found = run(vit, records, metrics=EVERY, block=3, protocol={"steps": 4})
+    keys = ["image", "method", "metric"]
+    a, b = (r.sort_values(keys).reset_index(drop=True) for r in (found.rows, whole[0].rows))
+    np.testing.assert_allclose(a["value"], b["value"], atol=2e-4, rtol=1e-4)
+    pd.testing.assert_frame_equal(a[keys], b[keys], check_dtype=False)
 
 
-def test_a_folder_with_other_settings_is_refused(vit, records, whole):
-    for change in ({"seed": 1}, {"protocol": {"steps": 5}}, {"limit": 4}, {"measures": ("iou",)}):
-        with pytest.raises(ValueError, match="run with another"):
-            run(vit, records, whole[1], **({"measures": tuple(evaluate.MEASURES), "block": 4, "protocol": {"steps": 4}}
-                                           | change))  # fmt: skip
+def test_a_summary_is_a_frame_a_text_and_a_picture(whole):
+    summary = whole[0]
+    assert {"metric", "method", "mean", "low", "high", "twin"} <= set(summary.frame().columns)
+    assert summary.to_markdown() == (whole[1] / "summary.md").read_text() == summary._repr_markdown_()
+    ax = summary.plot("insertion")
+    assert [t.get_text() for t in ax.get_yticklabels()] and "Insertion ↑" in ax.get_xlabel()
+    with pytest.raises(ValueError, match="average_drop"):
+        summary.plot("loss")
 
 
-def test_the_limit_draws_images_with_the_seed(vit, records, tmp_path):
-    options = {"methods": ["center"], "measures": ("drop",), "limit": 4}
-    a, b = (run(vit, records, tmp_path / str(s), seed=s, **options).rows["image"].unique() for s in (0, 1))
+def test_the_limit_draws_images_with_the_seed(vit, records):
+    a, b = (run(vit, records, methods=["center"], limit=4, seed=s).rows["image"].unique() for s in (0, 1))
     assert len(a) == len(b) == 4 and set(a) != set(b)
 
 
 def test_provenance_says_what_and_hides_where(vit, whole, checkpoint, monkeypatch):
     record = json.loads((whole[1] / "provenance.json").read_text())
-    assert record["weights_sha256"] == evaluate.weights_sha256(vit) and record["images"] == 10 and record["seed"] == 0
+    assert record["weights_sha256"] == provenance.weights_sha256(vit)
+    assert record["images"] == 10 and record["seed"] == 0 and record["precision"] == "float32"
     assert record["protocol"]["steps"] == 4 and record["wall_time_s"] > 0 and record["packages"]["torch"]
     assert str(checkpoint.parent) not in json.dumps(record)
     monkeypatch.setattr(
         sys, "argv", ["/home/me/bin/gmar", "evaluate", "--source=/home/me/data", "--out", "/home/me/out"]
     )
-    assert evaluate.provenance(note=1)["command"] == "gmar evaluate --source=data --out out"
-    assert evaluate.provenance(note=1)["note"] == 1
+    assert provenance.provenance(note=1)["command"] == "gmar evaluate --source=data --out out"
+    assert provenance.provenance(note=1)["note"] == 1
     named = SimpleNamespace(name="ViTForImageClassification", model=vit.model)
-    before = evaluate.weights_sha256(named)  # made in memory: the weights themselves
+    before = provenance.weights_sha256(named)  # made in memory: the weights themselves
     with torch.no_grad():
         vit.model.classifier.bias[0] += 1
-        assert evaluate.weights_sha256(named) != before
+        assert provenance.weights_sha256(named) != before
         vit.model.classifier.bias[0] -= 1
 
 
-# Kill and processes --------------------------------------------------------------------------------------------------
+# Methods -------------------------------------------------------------------------------------------------------------
 
 
-def command(checkpoint, out):
-    return ["-m", "gmar_utils", "evaluate", "--data", "shapes", "--limit", "40", "--model", str(checkpoint),
-            "--out", str(out),
-            "--methods",
-            *METHODS, "--metrics", "insertion", "deletion", "drop"]  # fmt: skip
+def test_methods_are_labels_names_options_and_functions(vit, records):
+    def mine(trace):
+        return trace.attentions[0].mean(1)[:, 0]
 
-
-@pytest.fixture(scope="module")
-def reference(vit, tmp_path_factory):
-    """What one process that nobody disturbs gives."""
-    return run(vit, data.shapes(40, seed=0), tmp_path_factory.mktemp("reference"), data_name="shapes", limit=40,
-               measures=("insertion", "deletion", "drop"))  # fmt: skip
-
-
-def equal(rows, reference):
-    keys = ["image", "method", "metric"]
-    rows, reference = (r.sort_values(keys).reset_index(drop=True) for r in (rows, reference))
-    pd.testing.assert_frame_equal(rows[keys], reference[keys])
-    np.testing.assert_allclose(rows["value"], reference["value"], atol=1e-6, rtol=1e-6)
-
-
-@pytest.mark.slow
-def test_killed_and_started_again(vit, checkpoint, reference, tmp_path):
-    out = tmp_path / "out"
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    started = subprocess.Popen([sys.executable, *command(checkpoint, out)], env=env, cwd=ROOT,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not list(out.glob("parts/0*.csv")):
-        assert started.poll() is None and time.monotonic() < deadline, started.stderr.read().decode()
-        time.sleep(0.001)
-    os.killpg(started.pid, signal.SIGKILL)
-    started.wait()
-    started.stderr.close()
-    done = {p.name: p.read_bytes() for p in out.glob("parts/0*.csv")}
-    assert not (out / "rows.csv").exists() and 1 <= len(done) < 3
-    (out / "parts" / ".00002.csv.99").write_text("image,method\n1,half a li")  # what a kill inside a write leaves
-    resumed = run(vit, data.shapes(40, seed=0), out, data_name="shapes", limit=40,
-                  measures=("insertion", "deletion", "drop"))  # fmt: skip
-    assert all((out / "parts" / name).read_bytes() == content for name, content in done.items())
-    equal(resumed.rows, reference.rows)
-    assert resumed.markdown == reference.markdown
-
-
-@pytest.mark.slow
-def test_two_processes_give_the_rows_of_one(checkpoint, reference, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    # On CPUs, too, --multi_gpu is what makes accelerate start several processes.
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
-              "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-              "--main_process_port", str(port)]  # fmt: skip
-    out = tmp_path / "out"
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    result = subprocess.run([*launch, *command(checkpoint, out)], env=env, cwd=ROOT, capture_output=True,
-                            text=True, timeout=240, check=False)  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    assert json.loads((out / "provenance.json").read_text())["processes"] == 2
-    equal(pd.read_csv(out / "rows.csv"), reference.rows)
-    assert (out / "summary.md").read_text() == reference.markdown
-    assert result.stdout.count("| random") == 1  # printed by one process only
-
-
-# Statistics ----------------------------------------------------------------------------------------------------------
-
-
-def made_up(**columns):
-    """Rows of the metric `insertion` from one list of values a method."""
-    return pd.DataFrame(
-        [(i, m, "insertion", v) for m, values in columns.items() for i, v in enumerate(values)],
-        columns=["image", "method", "metric", "value"],
-    )
-
-
-def test_intervals_are_scipys_and_differences_are_paired():
-    rng = np.random.default_rng(0)
-    base = rng.normal(50, 20, 80)
-    rows = made_up(uniform=base, weighted=base + rng.normal(1, 1, 80))
-    methods = {"uniform": ("gmar", {"norm": None}), "weighted": ("gmar", {"norm": "l1"})}
-    table = evaluate.summarize(rows, methods, evaluate.DEFAULT_PROTOCOL).set_index("method")
-    expected = scipy.stats.bootstrap((base,), np.mean, method="percentile", n_resamples=5000, rng=1).confidence_interval
-    assert table.loc["uniform", "low"] == pytest.approx(expected.low, abs=0.5)
-    assert table.loc["uniform", "high"] == pytest.approx(expected.high, abs=0.5)
-    weighted = table.loc["weighted"]
-    assert weighted["twin"] == "uniform" and pd.isna(table.loc["uniform", "twin"])
-    # The two means overlap widely; image by image the difference is certain.
-    assert weighted["low"] < table.loc["uniform", "high"]
-    assert 0.5 < weighted["difference_low"] < weighted["difference"] < weighted["difference_high"] < 1.5
-    assert weighted["best"] and not table.loc["uniform", "best"]
-
-
-def test_bold_needs_the_interval_against_every_other_method():
-    rng = np.random.default_rng(1)
-    a = rng.normal(10, 5, 60)
-    names = {"a": ("center", {}), "b": ("random", {}), "c": ("attention", {})}
-    close = made_up(a=a, b=a - 5, c=a[::-1] - 0.01)
-    assert not evaluate.summarize(close, names, evaluate.DEFAULT_PROTOCOL)["best"].any()
-    clear = evaluate.summarize(made_up(a=a, b=a - 5, c=a - 1), names, evaluate.DEFAULT_PROTOCOL)
-    assert clear.set_index("method")["best"].to_dict() == {"a": True, "b": False, "c": False}
-    text = evaluate.to_markdown(clear)
-    assert text.count("**") == 2 and "| Insertion ↑" in text
-    lower = clear.assign(metric="deletion")
-    assert "| Deletion ↓" in evaluate.to_markdown(lower)
-    # for deletion the smallest wins
-    rows = made_up(a=a, b=a - 5, c=a - 1).assign(metric="deletion")
-    assert evaluate.summarize(rows, names, evaluate.DEFAULT_PROTOCOL).set_index("method")["best"].to_dict() == {
-        "a": False, "b": True, "c": False,
-    }  # fmt: skip
-
-
-def test_dataset_iou_is_bootstrapped_from_counts(whole):
-    rows, methods = whole[0].rows, evaluate.parse_methods(METHODS)
-    protocol = evaluate.DEFAULT_PROTOCOL | {"aggregate": "dataset"}
-    table = evaluate.summarize(rows, methods, protocol)
-    line = table[(table["metric"] == "iou") & (table["method"] == "random")].iloc[0]
-    sums = rows[rows["method"] == "random"].groupby("metric")["value"].sum()
-    expected = 100 * sums["tp"] / (sums["tp"] + sums["fp"] + sums["fn"])
-    assert line["mean"] == pytest.approx(expected) and line["low"] < expected < line["high"]
-    per_image = whole[0].summary
-    assert per_image[(per_image["metric"] == "iou") & (per_image["method"] == "random")]["mean"].item() != expected
-
-
-def test_images_without_a_value_are_left_out_and_counted():
-    rows = made_up(a=[1.0, 2, 3, np.nan], b=[2.0, 2, 2, np.nan]).assign(metric="iou")
-    table = evaluate.summarize(rows, {"a": ("center", {}), "b": ("random", {})}, evaluate.DEFAULT_PROTOCOL)
-    assert (
-        table["mean"].tolist() == [2, 2] and table["images"].tolist() == [3, 3] and table["left_out"].tolist() == [1, 1]
-    )
-    assert "1 images without foreground" in evaluate.to_markdown(table)
-
-
-def test_one_image_has_no_interval():
-    table = evaluate.summarize(made_up(a=[3.0]), {"a": ("center", {})}, evaluate.DEFAULT_PROTOCOL)
-    assert np.isnan(table["low"].item()) and "| 3.00 " in evaluate.to_markdown(table)
-
-
-def test_a_baseline_that_keeps_much_is_flagged(whole):
-    text = whole[0].markdown
-    kept = whole[0].summary.query("method == @evaluate.BASELINE and metric == 'insertion'")["mean"].item()
-    assert f"Insertion: the baseline image keeps {kept:.2f}" in text
-    rows = pd.concat([made_up(a=[1.0, 2]), made_up(**{evaluate.BASELINE: [19.0, 20]})])
-    names = {"a": ("center", {})}
-    assert "⚠" not in evaluate.to_markdown(evaluate.summarize(rows, names, evaluate.DEFAULT_PROTOCOL))
-    rows.loc[rows["method"] == evaluate.BASELINE, "value"] += 2
-    assert "more than 20 %" in evaluate.to_markdown(evaluate.summarize(rows, names, evaluate.DEFAULT_PROTOCOL))
-
-
-def test_the_markdown_names_protocol_and_pairs(whole):
-    text = whole[0].markdown
-    assert "gmar-l1-report − rollout-report" in text and "random −" not in text
-    assert "insertion: score probability · target label · baseline zero · steps 4" in text
-    assert "masking top" in text and "ROAD" in text and "Coverage" in text and "10 images" in text
-
-
-def test_tables_hold_the_texts_the_bold_and_the_notes_of_the_markdown(whole):
-    cards = json.loads((whole[1] / "protocol.json").read_text())
-    means, differences = evaluate.tables(whole[0].summary, cards)[:2]
-    assert list(means.frame.columns) == ["Avg Drop ↓", "Coverage", "Avg Increase ↑", "Insertion ↑", "Deletion ↓"]
-    assert list(means.frame.index) == METHODS and list(differences.frame.index) == ["gmar-l1-report − rollout-report"]
-    line = whole[0].summary.query("method == 'random' and metric == 'insertion'").iloc[0]
-    assert means.frame.loc["random", "Insertion ↑"] == f"{line['mean']:.2f} [{line['low']:.2f}, {line['high']:.2f}]"
-    assert means.bold.loc["random", "Insertion ↑"] == line["best"] and means.bold.shape == means.frame.shape
-    assert not means.notes and all(f"- {note}" in whole[0].markdown for note in differences.notes)
-    assert whole[0].markdown.endswith(evaluate.footnote(whole[0].summary) + "\n")
+    forms = {
+        "a": ("gmar", {"norm": "l2"}),
+        "b": partial(gmar, norm="l2"),
+        "c": "gmar-l2-paper",
+        "first layer": mine,
+        "d": lambda trace: mine(trace),
+    }
+    rows = run(vit, records, methods=forms, metrics=("insertion",), protocol={"steps": 4}).rows
+    wide = rows.pivot(index="image", columns="method", values="value")
+    np.testing.assert_allclose(wide["b"], wide["a"], atol=1e-5)
+    np.testing.assert_allclose(wide["c"], wide["a"], atol=1e-5)
+    np.testing.assert_allclose(wide["d"], wide["first layer"], atol=1e-5)
+    assert (wide["first layer"] - wide["a"]).abs().max() > 0.01
+    assert set(run(vit, records, methods="legrad", limit=1).rows["method"]) == {"legrad"}
 
 
 def test_every_gmar_variant_of_the_default_set_has_its_twin():
-    twins = evaluate.uniform_twins(evaluate.DEFAULT_METHODS)
-    assert twins == {
-        "gmar-l1-paper": "gmar-none-paper", "gmar-l2-paper": "gmar-none-paper",
-        "gmar-l1-report": "rollout-report", "gmar-l2-report": "rollout-report",
-        "gmar-l1-output-first": "rollout", "gmar-l2-output-first": "rollout",
-    }  # fmt: skip
-    # another α is another variant
-    assert not evaluate.uniform_twins(evaluate.parse_methods(["gmar:norm=l1,alpha=2", "gmar:norm=none"]))
+    twins = variants.twins(variants.specified(None))
+    assert twins == variants.TWINS and len(twins) == 6
+    defaults = {k: dict(m[1]) for k, m in DEFAULT_METHODS.items()}
+    for label, twin in twins.items():
+        of_rollout = {"variant": "output-first"} | defaults[twin]
+        assert defaults[label] | {"norm": None} == {"norm": None} | of_rollout
+    two = command.parse_methods(["gmar:norm=l1,alpha=2", "gmar:norm=none"])
+    assert not variants.twins(two)  # another α is another variant
+    same = command.parse_methods(["gmar:norm=l1,alpha=2", "gmar:norm=none,alpha=2"])
+    assert variants.twins(same) == {"gmar:norm=l1,alpha=2": "gmar:norm=none,alpha=2"}
+    own = {"gmar-l1-paper": ("gmar", {"alpha": 3}), "gmar-none-paper": "rollout"}
+    assert not variants.twins(variants.specified(own))  # a label of the default set, but not its method
+
+
+def test_functions_are_told_apart_by_what_they_do():
+    def made(power, offset=0):
+        return lambda trace: trace.attentions[0] ** power + offset
+
+    described = [json.dumps(variants.described(f)) for f in (made(2), made(3), made(2, 1), partial(gmar, norm="l1"))]
+    assert len(set(described)) == 4
+    assert json.dumps(variants.described(made(2))) == described[0]
+    assert json.dumps(variants.described(partial(gmar, norm="l1"))) == described[3]
+    array = variants.described({"a": torch.ones(2), "b": np.ones(2), "c": {1, 2}, "d": None})
+    assert array["a"] == array["b"] and array["c"] == [1, 2]
 
 
 # Targets and options -------------------------------------------------------------------------------------------------
 
 
-def test_targets_predicted_label_and_several_that_count(vit, records):
+def test_targets_predicted_label_and_several_that_count(vit):
     logits = torch.tensor([[3.0, 2, 1], [1, 2, 3]])
-    job = SimpleNamespace(vit=vit, protocol={"target": "predicted"})
-    assert evaluate._target(job, logits, [{}, {}]).tolist() == [0, 2]
-    job.protocol["target"] = "label"
-    assert evaluate._target(job, logits, [{"label": 1}, {"label": 0}]).tolist() == [1, 0]
-    assert evaluate._target(job, logits, [{"targets": [1, 2]}, {"targets": [0, 1]}]).tolist() == [1, 1]
+    assert engine._labels(vit, logits, [{"label": 1}, {"label": 0}]).tolist() == [1, 0]
+    assert engine._labels(vit, logits, [{"targets": [1, 2]}, {"targets": [0, 1]}]).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("target", ["predicted", "label"])
+def test_the_target_is_explained_and_scored(vit, records, target):
+    pixels = vit.preprocess([r["image"] for r in records])
+    chosen = vit.model(pixels).logits.argmax(1) if target == "predicted" else torch.tensor(records["label"])
+    maps = explain(vit.model, pixels, "gmar", chosen, upsample=False)
+    expected = metrics.deletion(vit.model, pixels, maps, chosen, steps=3).auc
+    found = run(vit, records, methods="gmar", metrics="deletion", protocol={"steps": 3, "target": target}).rows
+    found = found[found["method"] == "gmar"]["value"]
+    np.testing.assert_allclose(found, 100 * expected.detach(), atol=2e-4)
+
+
+def test_the_metrics_that_records_allow_are_the_default(vit, records):
+    plain = [{"image": r["image"], "label": r["label"]} for r in records]
+    options = {"methods": ["center"], "metrics": None, "protocol": {"steps": 4}}
+    found = {k: set(run(vit, v, **options).rows["metric"]) for k, v in {"plain": plain[:3], "mask": records}.items()}
+    assert found["plain"] == {c for m in FAITHFULNESS for c in METRICS[m].columns}
+    assert found["mask"] == {c for m in LOCALIZATION for c in METRICS[m].columns} | {*COUNTS}
+    with pytest.raises(ValueError, match="needs records with a mask"):
+        run(vit, plain, metrics=("iou",))
+    with pytest.raises(ValueError, match="needs records with a box"):
+        run(vit, plain, metrics=("box",))
+
+
+def test_a_baseline_may_be_a_function(vit, records):
+    def black(x, shown):
+        return torch.where(shown[:, None], x, torch.full_like(x, -1))
+
+    options = {"methods": "gmar", "metrics": "deletion"}
+    a, b = (run(vit, records, protocol={"baseline": f, "steps": 3}, **options) for f in (black, "zero"))
+    assert "baseline black" in a.protocol["deletion"]
+    assert not np.allclose(a.rows["value"], b.rows["value"], atol=0.1)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"methods": ["gradcam"]}, "grad-cam"),
+        ({"methods": []}, "no method"),
+        ({"methods": {"a": 3}}, "method 'a'"),
+        ({"methods": {"a": ("gmar", {"nrom": "l1"})}}, "norm, alpha, variant"),
+        ({"methods": {"a": ("gmar", {"alpha": math.nan})}}, "'a'.*finite"),
+        ({"methods": {"a": ("gmar", {"alpha": -1})}}, "'a'.*alpha"),
+        ({"methods": {"a": ("gmar", {"norm": "l3"})}}, "'a'.*norm"),
+        ({"methods": {"a": ("legrad", {"layers": 99})}}, "'a'.*layers"),
+        ({"methods": {"a": lambda trace: trace.attentions[0].mean(1)[:, 0] * math.nan}}, "'a'.*NaN"),
+        ({"methods": {"a": lambda trace: trace.attentions[0][:2, 0, 0, :3]}}, "'a' failed"),
+        ({"metrics": ("loss",)}, "insertion"),
+        ({"metrics": ()}, "no metric"),
+        ({"protocol": {"step": 3}}, "steps"),
+        ({"protocol": {"target": "best"}}, "'predicted', 'label'"),
+        ({"protocol": {"aggregate": "zzz"}}, "'image', 'dataset'"),
+        ({"protocol": {"iou": "both"}}, "'foreground', 'mean'"),
+        ({"protocol": {"ap": 1}}, "'two-class'"),
+        ({"protocol": {"masking": "blur"}}, "'multiply'"),
+        ({"protocol": {"baseline": "black"}}, "'zero'"),
+        ({"protocol": {"threshold": math.nan}}, "number or 'mean'"),
+        ({"protocol": {"threshold": "median"}}, "number or 'mean'"),
+        ({"protocol": {"steps": 0}}, "at least 1"),
+        ({"protocol": {"steps": 17}}, "1 to 16"),
+        ({"protocol": {"steps": "patch", "unit": "pixel"}}, "unit='patch'"),
+        ({"limit": 0}, "limit must be"),
+        ({"limit": -1}, "limit must be"),
+        ({"limit": 2.5}, "limit must be"),
+        ({"batch_size": 0}, "batch_size must be"),
+        ({"batch_size": -1}, "batch_size must be"),
+        ({"block": -1}, "block must be"),
+        ({"precision": "float16"}, "'auto', 'float32'"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_runs(vit, records, tmp_path, monkeypatch, options, message):
+    monkeypatch.setattr(engine, "_run_block", lambda *_: pytest.fail("a block was computed"))
+    with pytest.raises((ValueError, TypeError), match=message):
+        run(vit, records, tmp_path / "out", **{"methods": ["center"]} | options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_record_is_refused(vit):
+    with pytest.raises(ValueError, match="no record"):
+        run(vit, [])
+
+
+def test_a_mask_of_another_size_names_both(vit, records):
+    wrong = [dict(r) | {"mask": r["mask"].resize((20, 30))} for r in list(records)[:2]]
+    with pytest.raises(ValueError, match=r"\(48, 48\).*\(30, 20\)"):
+        run(vit, wrong, methods="center", metrics="iou")
+
+
+def test_masks_saved_as_pictures_give_the_same_and_a_warning(vit, records):
+    some = list(records)[:3]
+    as_pictures = [dict(r) | {"mask": r["mask"].point(lambda v: 255 * v)} for r in some]
+    with pytest.warns(UserWarning, match="0 and 255"):
+        found = run(vit, as_pictures, methods="gmar", metrics=LOCALIZATION).rows
+    pd.testing.assert_frame_equal(found, run(vit, some, methods="gmar", metrics=LOCALIZATION).rows)
+    assert found["value"].notna().all()
+
+
+# One of two objects --------------------------------------------------------------------------------------------------
+
+
+def test_two_questions_a_photo_and_intervals_by_photo(vit):
+    both = data.shape_pairs(6, size=48, seed=3)
+    found = run(vit, both, methods=["rollout", "random", "gmar"], metrics=None)
+    assert found.rows["image"].nunique() == 12 and found.rows["photo"].nunique() == 6
+    table = found.frame().set_index(["method", "metric"])
+    for blind in ("rollout", "random"):  # the same map for both questions: chance by construction, on every photo
+        assert table.loc[(blind, "which")][["mean", "low", "high"]].tolist() == [50, 50, 50]
+        assert table.loc[(blind, "which_auroc")][["mean", "low", "high"]].tolist() == pytest.approx([50] * 3)
+    assert (table["images"] == 6).all()
+    pixels = vit.preprocess(list(both["image"]))
+    labels = torch.tensor(both["groups"])[:, :, 0]
+    expected = []
+    for k in (0, 1):
+        maps = vit.to_photo(explain(vit.model, pixels, "gmar", labels[:, k]), list(both["image"]))
+        masks = [[torch.as_tensor(np.array(m[j])) for m in both["masks"]] for j in (k, 1 - k)]
+        expected.append(metrics.auroc(maps, *masks))
+    chosen = found.rows.query("method == 'gmar' and metric == 'which_auroc'").sort_values("image")["value"]
+    np.testing.assert_allclose(chosen, 100 * torch.stack(expected, 1).flatten(), atol=1e-3)
+    right = (vit.model(pixels).logits.argmax(1)[:, None] == labels).any(1)
+    shown = table.loc[(BASELINE, "top_1"), "mean"]
+    assert shown == pytest.approx(100 * right.float().mean().item())
+    assert f"on {shown:.2f}" in found.to_markdown() and "Which of two ↑" in found.to_markdown()
+    assert run(vit, both, methods="gmar", metrics=None, limit=2).rows["photo"].nunique() == 2
+
+
+def test_known_photos_have_both_classes_among_the_first(vit):
+    both = data.shape_pairs(8, size=48, seed=5)
+    order = vit.model(vit.preprocess(list(both["image"]))).logits.argsort(1, descending=True)
+    first = 6
+    expected = [
+        photo
+        for photo, top in zip(both["file"], order[:, :first].tolist(), strict=True)
+        if all(g[0] in top for g in both["groups"][both["file"].index(photo)])
+    ]
+    assert 0 < len(expected) < 8
+    assert list(pairs.known(vit, both, first, batch_size=3)["file"]) == expected
+    with pytest.raises(ValueError, match="know both"):
+        pairs.known(vit, both, 1)
+
+
+# The command line ----------------------------------------------------------------------------------------------------
 
 
 def test_the_command_line_speaks_specs_and_presets():
-    methods = evaluate.parse_methods(["gmar:norm=none,alpha=0.5", "legrad", "gmar-l2-paper"])
+    methods = command.parse_methods(["gmar:norm=none,alpha=0.5", "legrad", "gmar-l2-paper"])
     assert methods == {
-        "gmar:norm=none,alpha=0.5": ("gmar", {"norm": None, "alpha": 0.5}), "legrad": ("legrad", {}),
+        "gmar:norm=none,alpha=0.5": ("gmar", {"norm": None, "alpha": 0.5}),
+        "legrad": ("legrad", {}),
         "gmar-l2-paper": ("gmar", {"norm": "l2", "variant": "paper"}),
-    }  # fmt: skip
-    assert evaluate.parse_protocol(["chefer", "steps=7", "steps=patch", "ap=foreground"]) == {
-        "threshold": "mean", "iou": "mean", "ap": "foreground", "aggregate": "dataset", "steps": "patch",
-    }  # fmt: skip
+    }
+    assert command.parse_protocol(["chefer", "steps=7", "steps=patch", "ap=foreground"]) == {
+        "threshold": "mean",
+        "iou": "mean",
+        "ap": "foreground",
+        "aggregate": "dataset",
+        "steps": "patch",
+    }
+    assert math.isnan(command.parse_methods(["gmar:alpha=nan"])["gmar:alpha=nan"][1]["alpha"])
+    with pytest.raises(ValueError, match="KEY=VALUE"):
+        command.parse_methods(["gmar:norm"])
     parser = argparse.ArgumentParser()
-    evaluate.add_arguments(parser)
+    command.add_arguments(parser)
     args = parser.parse_args(["--limit", "5", "--protocol", "report", "--image-size", "64x96"])
     assert args.image_size == (64, 96) and args.limit == 5 and args.data == "tiny-imagenet" and args.methods is None
-    for bad in (["--limit", "0"], ["--metrics", "loss"], ["--data", "cifar"]):
+    assert args.block == 16 and args.precision == "auto"
+    for bad in (["--limit", "0"], ["--metrics", "loss"], ["--data", "cifar"], ["--block", "0"], ["--batch-size", "-1"]):
         with pytest.raises(SystemExit):
             parser.parse_args(bad)
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"methods": ["gradcam"]}, "grad-cam"),
-    ({"methods": ["gmar:norm"]}, "KEY=VALUE"),
-    ({"methods": ["center"], "measures": ("loss",)}, "insertion"),
-    ({"methods": ["center"], "protocol": {"step": 3}}, "steps"),
-    ({"methods": ["center"], "protocol": {"target": "best"}}, "'predicted' or 'label'"),
-    ({"methods": ["center"], "limit": 0}, "no images"),
-])  # fmt: skip
-def test_errors_name_what_there_is(vit, records, tmp_path, options, message):
-    with pytest.raises(ValueError, match=message):
-        run(vit, records, tmp_path, **options)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--protocol", "aggregate=zzz"],
+        ["--protocol", "steps=-3"],
+        ["--methods", "gmar:nrom=l1"],
+        ["--methods", "gmar:alpha=nan"],
+        ["--methods", "gmar:alpha=[1]"],
+        ["--methods", "gmar:alpha=1e308"],
+        ["--methods", "gmar:variant=3"],
+        ["--protocol", "steps"],
+    ],
+)
+def test_bad_words_end_with_one_line(checkpoint, tmp_path, words, capsys):
+    from gmar_utils.cli.main import main
+
+    out = tmp_path / "out"
+    code = main(["evaluate", "--data", "shapes", "--limit", "2", "--model", str(checkpoint), "--out", str(out), *words])
+    said = capsys.readouterr().err.strip().splitlines()
+    assert code == 2 and said[-1].startswith("gmar evaluate: ") and not out.exists()
 
 
-def test_a_metric_without_its_data_is_refused(vit, records, tmp_path):
-    plain = [{"image": r["image"], "label": r["label"]} for r in records]
-    with pytest.raises(ValueError, match="needs records with a mask"):
-        run(vit, plain, tmp_path, measures=("iou",))
-    with pytest.raises(ValueError, match="needs records with a box"):
-        run(vit, plain, tmp_path, measures=("box",))
-    results = run(vit, plain[:3], tmp_path, methods=["center"])
-    assert set(results.rows["metric"]) == {"average_drop", "average_increase", "coverage", "insertion", "deletion",
-                                           "average_drop_top", "average_increase_top"}  # fmt: skip
+def test_the_options_have_names_in_the_protocol():
+    names = {f.name for f in metrics.Protocol.__dataclass_fields__.values()}
+    assert set(OPTIONS) <= names
+    assert evaluate.__kwdefaults__["precision"] == "auto"
+    assert METHODS[0] in DEFAULT_METHODS

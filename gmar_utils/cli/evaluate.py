@@ -1,0 +1,156 @@
+"""`gmar evaluate`: its options, and the data sets it knows."""
+
+import ast
+import re
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+from .. import data, metrics
+from ..evaluation import DEFAULT_METHODS, METRICS, evaluate
+from ..evaluation.measures import FAITHFULNESS, LOCALIZATION, OPTIONS, TWO_OBJECTS, checked_options
+from ..evaluation.pairs import known
+from ..evaluation.provenance import shown
+from ..evaluation.variants import functions, specified
+from ..methods import METHODS
+from ..model import load_model
+from . import types
+
+
+def add_arguments(parser) -> None:
+    """The options of `gmar evaluate`."""
+    parser.epilog = (
+        "Several processes, on GPUs or CPUs: accelerate launch --multi_gpu --num_processes N -m gmar_utils evaluate …"
+    )
+    parser.add_argument("--data", default="tiny-imagenet", choices=DATA, help="data set (default: %(default)s)")
+    parser.add_argument(
+        "--source", help="where the data set is: folder, file or hub id (default: its environment variable)"
+    )
+    parser.add_argument(
+        "--model", default="vit-tiny-imagenet", help="bundled name, folder or hub id (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--image-size",
+        type=types.image_size,
+        metavar="N|HxW",
+        help="run the model at another resolution or shape, in pixels",
+    )
+    parser.add_argument("--limit", type=types.positive, help="so many images, drawn with --seed (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="draws images, random maps and bootstrap (default: 0)")
+    parser.add_argument("--batch-size", type=types.positive, default=64, help="images in a forward (default: 64)")
+    parser.add_argument(
+        "--block", type=types.positive, default=16, help="images in a file; a kill loses at most one (default: 16)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32"),
+        default="auto",
+        help="of the metrics' forward passes: the cheapest that the processor computes in, or float32 (default: auto)",
+    )
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="METHOD",
+        help=f"labels ({', '.join(DEFAULT_METHODS)}), methods, or METHOD:option=value,… such as gmar:norm=l2,alpha=2; "
+        "default: all labels",
+    )
+    parser.add_argument(
+        "--metrics",
+        nargs="+",
+        metavar="METRIC",
+        choices=METRICS,
+        help=f"{', '.join(METRICS)} (default: {' '.join(LOCALIZATION)} for data with masks, {' '.join(TWO_OBJECTS)} "
+        f"for pairs, else {' '.join(FAITHFULNESS)})",
+    )
+    parser.add_argument(
+        "--protocol",
+        nargs="+",
+        metavar="KEY=VALUE",
+        default=[],
+        help=f"options of the metrics: {', '.join(OPTIONS)}; or a preset: {', '.join(metrics.PRESETS)}",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("evaluation"),
+        help="output folder; the same command continues a run that was cut off (default: %(default)s)",
+    )
+
+
+def main(args) -> int:
+    """`gmar evaluate`."""
+    state = PartialState(cpu=not torch.cuda.is_available())
+    methods, protocol = parse_methods(args.methods), parse_protocol(args.protocol)
+    functions(specified(methods), args.seed), checked_options(protocol)  # what is wrong is said before the model loads
+    device = str(state.device) if state.num_processes > 1 else "auto"
+    vit = load_model(args.model, image_size=args.image_size, device=device)
+    summary = evaluate(
+        vit,
+        DATA[args.data](args, vit),
+        methods,
+        args.metrics,
+        args.out,
+        protocol=protocol,
+        limit=args.limit,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        block=args.block,
+        precision=args.precision,
+        data_name=args.data,
+    )
+    if state.is_main_process:
+        print(summary.to_markdown())
+        print(f"Rows, summary and provenance are in {shown(str(args.out))}")
+    state.destroy_process_group()
+    return 0
+
+
+DATA = {
+    "tiny-imagenet": lambda args, vit: data.tiny_imagenet("valid", args.source),
+    "voc2012": lambda args, vit: data.voc2012(args.source, classes=len(vit.labels)),
+    "voc-pairs": lambda args, vit: known(vit, data.voc_pairs(args.source, classes=len(vit.labels))),
+    "shapes": lambda args, vit: data.shapes(args.limit or 200, seed=args.seed),
+    "shape-pairs": lambda args, vit: data.shape_pairs(args.limit or 200, seed=args.seed),
+}
+
+
+def parse_methods(words: list[str] | None) -> dict:
+    """{label: (method, options)} from labels, method names and METHOD:option=value,…"""
+    methods = {}
+    for word in words or DEFAULT_METHODS:
+        name, _, options = word.partition(":")
+        if word not in DEFAULT_METHODS and name not in METHODS:
+            raise ValueError(f"Unknown method {name!r}; there are {', '.join([*DEFAULT_METHODS, *METHODS])}.")
+        words = re.split(r",(?=\w+=)", options) if options else []
+        methods[word] = DEFAULT_METHODS.get(word) or (name, _options(words, "method"))
+    return methods
+
+
+def parse_protocol(words: list[str]) -> dict:
+    """Options of the metrics from KEY=VALUE words and presets, later ones winning."""
+    protocol = {}
+    for word in words:
+        protocol |= metrics.PRESETS[word] if word in metrics.PRESETS else _options([word], "protocol")
+    return protocol
+
+
+def _options(words, kind):
+    options = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ValueError(f"A {kind} option is written KEY=VALUE, got {word!r}.")
+        options[key] = _value(value)
+    return options
+
+
+def _value(text):
+    if text.lower() == "none":
+        return None
+    for reads in (ast.literal_eval, float):  # float: nan and inf, which the methods refuse
+        try:
+            return reads(text)
+        except (ValueError, SyntaxError):
+            pass
+    return text

@@ -1,0 +1,215 @@
+"""A randomised campaign against what this tool promises: kill it, and nothing is lost.
+
+Each part is a function that yields one row for each attempt. `python tests/benchmarks/campaign.py PART …` runs parts and
+adds their lines to book/results/campaign.csv, one table for all, with provenance in campaign.json. It is not part of
+`make test`.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from gmar_utils.evaluation.provenance import provenance
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "book" / "results"
+COLUMNS = ["part", "kind", "attempts", "in_use", "lost", "different", "passed"]
+
+
+class Process:
+    """A fresh interpreter with the command line, in a process group of its own, so that a kill takes all of it."""
+
+    def __init__(self, *words, **environment):
+        self.started = subprocess.Popen(
+            [sys.executable, "-m", "gmar_utils", *map(str, words)],
+            cwd=ROOT,
+            start_new_session=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+
+    def kill(self) -> bool:
+        """Whether it was still running when it was killed."""
+        running = self.started.poll() is None
+        if running:
+            os.killpg(self.started.pid, signal.SIGKILL)
+        self.started.communicate()
+        return running
+
+    def finish(self) -> None:
+        """Wait for the end; RuntimeError, with what was said, for another exit code than 0."""
+        said = self.started.communicate()[1].decode()
+        if self.started.returncode:
+            raise RuntimeError(f"exit code {self.started.returncode}: {said[-2000:]}")
+
+
+# gmar evaluate --------------------------------------------------------------------------------------------------------
+
+EVALUATE = (
+    "evaluate",
+    "--data",
+    "shapes",
+    "--model",
+    "vit-shapes",
+    "--limit",
+    "96",
+    "--methods",
+    "gmar",
+    "rollout",
+    "gmar-l2-paper",
+    "random",
+    "--metrics",
+    "insertion",
+    "deletion",
+    "drop",
+    "iou",
+)
+
+
+def evaluate_kills(count: int, generator: random.Random) -> Iterator[dict]:
+    """Kill `gmar evaluate` at random moments, by the clock or inside a write, until it has ended; default block.
+
+    A round is one folder: kills and restarts until `gmar evaluate` has finished or half a dozen kills have fallen, then
+    a run to the end, whose rows must be those of a run that nobody disturbed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        begun = time.monotonic()
+        Process(*EVALUATE, "--out", folder / "undisturbed").finish()
+        duration, reference = time.monotonic() - begun, pd.read_csv(folder / "undisturbed" / "rows.csv")
+        print(f"undisturbed: {duration:.0f} s, {len(reference)} rows", flush=True)
+        kills = 0
+        for round_ in range(count):
+            out, rows, found = folder / f"round {round_}", [], ""
+            for _ in range(min(6, count - kills)):
+                kind = generator.choice(("by the clock", "inside a write"))
+                before = _blocks(out)
+                process = Process(*EVALUATE, "--out", out)
+                by_clock = kind == "by the clock"
+                killed = (_kill_by_the_clock if by_clock else _kill_inside_a_write)(process, out, generator, duration)
+                after = _blocks(out)
+                kept = all(after.get(name) == content for name, content in before.items())
+                if not killed:
+                    break
+                kills += 1
+                rows.append(
+                    {
+                        "part": "gmar evaluate",
+                        "kind": kind,
+                        "blocks": len(after),
+                        "kept": kept,
+                        "in_use": 0 < len(after) < 6,
+                    }
+                )
+            try:
+                Process(*EVALUATE, "--out", out).finish()
+                ours = pd.read_csv(out / "rows.csv")
+                lost, different = _compare(ours, reference)
+            except RuntimeError as error:
+                lost, different, found = len(reference), len(reference), str(error)
+            for row in rows:
+                yield row | {
+                    "lost": lost,
+                    "different": different,
+                    "passed": row["kept"] and not (lost or different),
+                    "said": found,
+                }
+            print(f"round {round_}: {kills} kills, {lost} rows lost, {different} different {found}", flush=True)
+            if kills >= count:
+                return
+
+
+def _kill_by_the_clock(process, out, generator, duration):
+    """Half of the kills come at any moment from the start on, half at any moment after a first file was begun."""
+    if generator.random() < 0.5:
+        time.sleep(generator.uniform(0.05, duration))
+    else:
+        while process.started.poll() is None and not (out / "run.json").exists():
+            time.sleep(0.01)
+        time.sleep(generator.uniform(0, 0.7 * duration))
+    return process.kill()
+
+
+def _kill_inside_a_write(process, out, generator, duration):
+    """The moment that a temporary file is there: between its creation and the rename that puts it in place."""
+    wanted, seen = generator.randint(1, 4), set()
+    while process.started.poll() is None:
+        seen |= {p.name for p in out.glob("parts/.*")} | {p.name for p in out.glob(".*")}
+        if len(seen) >= wanted:
+            break
+    return process.kill()
+
+
+def _blocks(out):
+    return {p.name: p.read_bytes() for p in out.glob("parts/0*.csv")}
+
+
+def _compare(ours, reference):
+    """Rows that are missing or doubled, and rows with another value."""
+    keys = ["image", "method", "metric"]
+    both = reference.merge(ours, on=keys, how="outer", suffixes=("", "_ours"), indicator=True)
+    apart = ~np.isclose(both["value"], both["value_ours"], atol=1e-6, rtol=1e-6, equal_nan=True)
+    return int((both["_merge"] != "both").sum()) + abs(len(ours) - len(reference)), int(apart.sum())
+
+
+# All parts ------------------------------------------------------------------------------------------------------------
+
+PARTS: dict[str, tuple[Callable, int]] = {"evaluate-kills": (evaluate_kills, 100)}  # name: (function, attempts)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
+    parser.add_argument("--count", type=int, help="attempts of each part (default: the part's own number)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of campaign.csv and campaign.json")
+    args = parser.parse_args()
+    if unknown := set(args.parts) - set(PARTS):
+        parser.error(f"unknown part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    failed = 0
+    for name in args.parts or PARTS:
+        function, count = PARTS[name]
+        started, record = time.perf_counter(), provenance(part=name, seed=args.seed)  # before the table is touched
+        rows = pd.DataFrame(function(args.count or count, random.Random(args.seed)))
+        failed += int((~rows["passed"]).sum())
+        save(args.out, name, rows, record | {"wall_time_s": round(time.perf_counter() - started)})
+    return 1 if failed else 0
+
+
+def save(out: Path, name: str, rows: pd.DataFrame, record: dict) -> None:
+    """One line a kind of attempt, in place of the part's earlier lines; its provenance beside the other parts'."""
+    out.mkdir(parents=True, exist_ok=True)
+    table, about = out / "campaign.csv", out / "campaign.json"
+    lines = rows.groupby(["part", "kind"], sort=False).agg(
+        attempts=("passed", "size"),
+        in_use=("in_use", "sum"),
+        lost=("lost", "max"),
+        different=("different", "max"),
+        passed=("passed", "sum"),
+    )
+    lines = lines.reset_index()[COLUMNS]
+    if table.exists():
+        before = pd.read_csv(table)
+        lines = pd.concat([before[~before["part"].isin(lines["part"])], lines])
+    lines.to_csv(table, index=False)
+    parts = json.loads(about.read_text())["parts"] if about.exists() else {}
+    parts[name] = record
+    newest = {k: v for k, v in record.items() if k not in ("part", "seed")}
+    about.write_text(json.dumps(newest | {"parts": parts}, indent=1) + "\n")
+    print(lines.to_string(index=False), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
