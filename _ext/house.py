@@ -12,37 +12,38 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "gmar_utils"
 PICTURE = ROOT / "book/assets/house.svg"
 
-#: From the ground up. A room may import rooms of the floors below its own, and none beside it.
+#: From the ground up, each room with its place in the picture. A room may import rooms of the floors below its own, and
+#: none beside it.
 FLOORS = (
-    ("photo", "data", "files"),
-    ("capture",),
-    ("methods", "memory"),
-    ("metrics", "viz", "checkpoint"),
-    ("explanation",),
-    ("model",),
-    ("evaluation",),
-    ("training", "explorer", "export", "trust"),
-    ("cli",),
-    ("teaching",),
+    {"capture": -0.5, "photo": 0.5},
+    {"metrics": -1.0, "methods": 0.0, "memory": 1.3},
+    {"viz": 0.0, "checkpoint": 1.0, "files": 2.0},
+    {"explanation": 0.2},
+    {"model": 0.7, "data": -2.2},
+    {"evaluation": -1.2},
+    {"training": -0.4, "explorer": 0.6, "export": 1.6},
+    {"trust": 1.1},
+    {"cli": 0.1},
+    {"teaching": -2.0},
 )
 SIGNS = {
-    "photo": "reads a photo; maps back onto it",
-    "data": "Tiny-ImageNet, VOC, shapes",
+    "photo": "to pixels, and back",
+    "data": "pictures to judge with",
     "files": "whole, or not written",
-    "capture": "one pass, seen through its attention",
+    "capture": "a pass, and its attention",
     "methods": "a trace becomes a map",
     "memory": "does it fit?",
     "metrics": "how good is a map?",
-    "viz": "pictures, tables of colours",
-    "checkpoint": "weights, words, processor",
+    "viz": "pictures",
+    "checkpoint": "weights and words",
     "explanation": "class, probability, map",
-    "model": "load a ViT; explain, predict",
-    "evaluation": "methods × metrics, with intervals",
+    "model": "explain, predict",
+    "evaluation": "tables with intervals",
     "training": "train a ViT to explain",
     "explorer": "sliders",
     "export": "one file that explains",
     "trust": "a model's trust card",
-    "cli": "gmar explain, evaluate, …",
+    "cli": "gmar explain, …",
     "teaching": "what only the book uses",
 }
 
@@ -85,6 +86,16 @@ def plan() -> str:
     return json.dumps({"rooms": rooms(), "arrows": arrows()})
 
 
+def needed(edges: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The arrows that no chain of others implies."""
+    below = {a: {y for x, y in edges if x == a} for a, _ in edges}
+
+    def reaches(a, b):
+        return b in below.get(a, ()) or any(reaches(middle, b) for middle in below.get(a, ()))
+
+    return [(a, b) for a, b in edges if not any(reaches(middle, b) for middle in below[a] - {b})]
+
+
 def draw(out: Path = PICTURE) -> None:
     """The house: a row for each floor, an arrow for each import that no chain of others implies."""
     import matplotlib
@@ -94,31 +105,25 @@ def draw(out: Path = PICTURE) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     plt.rcParams.update({"svg.hashsalt": "house", "svg.fonttype": "none", "font.family": "sans-serif"})
-    there, edges = set(rooms()), set(arrows())
-    floors = [[room for room in floor if room in there] for floor in FLOORS]
-    floors = [floor for floor in floors if floor]
-    width, step = 2.9, 1.0
-    place = {
-        room: ((k - (len(floor) - 1) / 2) * (width + 0.35), y * step)
-        for y, floor in enumerate(floors)
-        for k, room in enumerate(floor)
-    }
-    below = {room: {b for a, b in edges if a == room} for room in there}
-    figure, ax = plt.subplots(figsize=(8.6, 0.78 * len(floors) + 0.2))
+    there, width, high = set(rooms()), 0.9, 0.52
+    floors = [floor for floor in FLOORS if there & set(floor)]
+    place = {room: (x, y) for y, floor in enumerate(floors) for room, x in floor.items() if room in there}
+    figure, ax = plt.subplots(figsize=(9, 0.72 * len(floors) + 0.2))
     for room, (x, y) in place.items():
         look = {"facecolor": "#F7F7F5", "edgecolor": "#555555", "linewidth": 0.9, "zorder": 3}
-        corner, round_ = (x - width / 2, y - 0.26), "round,pad=0,rounding_size=0.1"
-        ax.add_patch(FancyBboxPatch(corner, width, 0.52, boxstyle=round_, **look))
+        ax.add_patch(
+            FancyBboxPatch(
+                (x - width / 2, y - high / 2), width, high, boxstyle="round,pad=0,rounding_size=0.05", **look
+            )
+        )
         ax.text(x, y + 0.09, room, ha="center", va="center", fontsize=10, fontweight="bold", color="#222222", zorder=4)
-        ax.text(x, y - 0.12, SIGNS[room], ha="center", va="center", fontsize=7.2, color="#444444", zorder=4)
-    for a, b in edges:
-        implied = any(b in below[middle] for middle in below[a])
+        ax.text(x, y - 0.12, SIGNS[room], ha="center", va="center", fontsize=6.8, color="#444444", zorder=4)
+    style = {"arrowstyle": "-|>", "color": "#0072B2", "linewidth": 1.1, "shrinkA": 0, "shrinkB": 0}
+    for a, b in needed(arrows()):
         (xa, ya), (xb, yb) = place[a], place[b]
-        if not implied:
-            style = {"arrowstyle": "-|>", "color": "#0072B2", "linewidth": 1.1, "shrinkA": 0, "shrinkB": 0}
-            ax.annotate("", (xb, yb + 0.26), (xa, ya - 0.26), arrowprops=style, zorder=2)
-    reach = max(abs(x) for x, _ in place.values()) + width / 2 + 0.1
-    ax.set(xlim=(-reach, reach), ylim=(-0.4, (len(floors) - 1) * step + 0.4))
+        ax.annotate("", (xb, yb + high / 2), (xa, ya - high / 2), arrowprops=style, zorder=2)
+    places = [x for x, _ in place.values()]
+    ax.set(xlim=(min(places) - 0.5, max(places) + 0.5), ylim=(-0.4, len(floors) - 0.6))
     ax.set_axis_off()
     figure.savefig(out, bbox_inches="tight", metadata={"Description": plan(), "Date": None, "Creator": None})
     plt.close(figure)

@@ -59,11 +59,17 @@ def test_heavy_pictures_become_light_and_pages_follow(tmp_path):
     assert Image.open(tmp_path / "_images/map.webp").size == (600, 600)
 
 
-def test_citation_keys_in_docstrings_become_links():
-    lines = ["GMAR [jo2025gmar].", "Args:", "    maps: Shape (B, R, C), values in [0, 1]; labels [cat, cup]."]
-    book.link_citations(None, "function", "f", None, None, lines)
-    assert lines[0] == "GMAR :cite:p:`jo2025gmar`."
-    assert lines[2] == "    maps: Shape (B, R, C), values in [0, 1]; labels [cat, cup]."
+def test_docstrings_may_hold_plain_words():
+    lines = [
+        "GMAR [jo2025gmar]: |Δy| * 2.",
+        "Args:",
+        "    **options: shape (B, R, C), values in [0, 1], labels [cat, cup], `a * b | c`.",
+        ">>> f(**options)",
+    ]
+    book.plain_words(None, "function", "f", None, None, lines)
+    assert lines[0] == r"GMAR :cite:p:`jo2025gmar`: \|Δy\| \* 2."
+    assert lines[2] == r"    \*\*options: shape (B, R, C), values in [0, 1], labels [cat, cup], `a * b | c`."
+    assert lines[3] == ">>> f(**options)"
 
 
 NASTY = ["</SCRIPT >", "</script>", "<!-- <script>", "a < b", "$x$", "\\u003c\\\\", "</Script\n>"]

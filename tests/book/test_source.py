@@ -149,6 +149,14 @@ def test_method_citations_have_their_entry():
     assert all(f"{{{m.citation}," in bib for m in METHODS.values() if m.citation)
 
 
+def test_citations_in_docstrings_have_their_entry():
+    """A key in brackets, such as [jo2025gmar], becomes a link on the API page."""
+    bib = (ROOT / "book/references.bib").read_text(encoding="utf8")
+    texts = [p.read_text(encoding="utf8") for p in (ROOT / "gmar_utils").rglob("*.py")]
+    keys = {key for text in texts for key in re.findall(r"\[([a-z]+\d{4}[a-z]+)\]", text)}
+    assert len(keys) > 5 and not [key for key in sorted(keys) if f"{{{key}," not in bib]
+
+
 def tracked():
     folders = ("book", "notebooks", "gmar_utils", "tests", "_ext", ".github", ".ci")
     files = [p for f in folders for p in (ROOT / f).rglob("*") if p.is_file()]
