@@ -304,9 +304,3 @@ def minmax(maps: torch.Tensor) -> torch.Tensor:
     flat = maps.float().flatten(1)
     low, high = flat.aminmax(dim=1, keepdim=True)
     return ((flat - low) / (high - low).clamp_min(torch.finfo(flat.dtype).tiny)).view_as(maps)
-
-
-def symmetric(maps: torch.Tensor) -> torch.Tensor:
-    """Each map of (B, …) divided by its largest magnitude, to [−1, 1]: 0 stays 0."""
-    flat = maps.float().flatten(1)
-    return (flat / flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)).view_as(maps)

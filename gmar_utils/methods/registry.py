@@ -125,11 +125,10 @@ def explain_many(
     """{label: name or callable} → {label: maps}, as `explain`; one trace serves every map."""
     check_model(model)
     pixel_values = check_pixel_values(pixel_values, model)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
     methods = {label: bind(method) for label, method in methods.items()}
     target = parse_target(target, len(pixel_values))
-    gradients = any(_class_aware(f) for f in methods.values())
+    known = [registered(f) for f in methods.values()]
+    gradients = any(m is None or m.class_aware for m in known)  # of another function nobody knows: at hand
 
     def maps_of(part):
         chosen = target[part] if isinstance(target, torch.Tensor) and target.ndim else target
@@ -141,15 +140,31 @@ def explain_many(
     return {label: torch.cat([p[label] for p in parts]) for label in methods}
 
 
-def _class_aware(function):
-    """Whether the map needs gradients; of a function that is not in METHODS nobody knows, so they are at hand."""
+def registered(function: Callable) -> Method | None:
+    """The entry of METHODS behind a function, also behind a `functools.partial` of it."""
     while isinstance(function, partial):
         function = function.func
-    return {m.function: m.class_aware for m in METHODS.values()}.get(function, True)
+    return next((m for m in METHODS.values() if m.function == function), None)
+
+
+def scaled(maps: torch.Tensor, method: Method | None = None, signed: bool = False) -> torch.Tensor:
+    """Patch scores (B, R, C) as they are shown; a constant map becomes 0.
+
+    Args:
+        maps: (B, R, C).
+        method: what made them: the scores of a signed method pass a ReLU. None: as they are.
+        signed: True gives [−1, 1], divided by each map's largest absolute value; False gives [0, 1], min–max.
+    """
+    if signed:
+        maps = maps.float()
+        return maps / maps.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
+    return minmax(maps.relu() if method and method.signed else maps)
 
 
 def in_batches(function, total, size):
     """[function(slice)] over `total` images, `size` at a time; half as many whenever memory runs out, down to 1."""
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(f"batch_size must be a whole number of at least 1, got {size!r}.")
     results, start = [], 0
     while start < total:
         step = min(size, total - start)
