@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..checkpoint import bundled
 from ..evaluation.provenance import provenance, shown
-from ..model import bundled
 
 TERMS = {
     "tiny-imagenet": "Training pictures: Tiny-ImageNet, part of ImageNet, which gives its pictures for non-commercial "

@@ -185,7 +185,8 @@ def _run(engine, model, processor, images, labels, recipe, out, total, watch, ac
             if step % LOG_EVERY == 0 or step == total:  # not where a call ended: the log is one of an unbroken run
                 right, seen = 0.0, 0
                 if watch and (step % WATCH_EVERY == 0 or step == total):
-                    row["watch"] = accuracy(watched, *(v.to(device) for v in watch), px, normalize)
+                    size = recipe.usual_size()
+                    row["watch"] = {"px": size} | accuracy(watched, *(v.to(device) for v in watch), size, normalize)
                 rows.append(row)
                 with open(out / "log.jsonl", "a", encoding="utf-8") as log:
                     log.write(json.dumps(row) + "\n")
@@ -206,9 +207,10 @@ def _run(engine, model, processor, images, labels, recipe, out, total, watch, ac
                 },
             )
             saved = now
-        if stop and step < total:
-            return None
-    return watched
+        if stop:
+            break
+    engine.wait_for_everyone()  # whoever calls again reads the state that the first process wrote last
+    return watched if step == total else None
 
 
 def _restored(file, parts, recipe, ours, per_epoch):

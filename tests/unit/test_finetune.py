@@ -89,6 +89,7 @@ def test_resolution_and_rate_follow_the_recipe():
     assert [pixels_at(stages, step, 8) for step in range(8)] == [32] * 2 + [48] * 4 + [64] * 2
     turns = replace(RECIPE, stages=((0.5, (32, 48, 32)), (0.5, 64)))
     assert [pixels_at(turns, step, 10) for step in range(10)] == [32, 48, 32, 32, 48] + [64] * 5
+    assert (stages.usual_size(), turns.usual_size(), RECIPES["tiny-imagenet"].usual_size()) == (48, 64, 112)
     cosine = schedule(replace(RECIPE, schedule="cosine", warmup=0.1), 100)
     assert [cosine(step) for step in (0, 5, 10, 55, 100)] == pytest.approx([0, 0.5, 1, 0.5, 0])
     decaying = replace(RECIPE, warmup=0)
