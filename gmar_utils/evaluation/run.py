@@ -233,8 +233,8 @@ def _labels(vit, logits, records):
 
 def _preprocessing(processor):
     """Everything that the processor does to a picture."""
-    found = processor.to_dict() if hasattr(processor, "to_dict") else vars(processor)
-    return {k: v for k, v in found.items() if not k.startswith("_") and not callable(v)}
+    found = processor.to_dict() if hasattr(processor, "to_dict") else getattr(processor, "__dict__", {})
+    return {"kind": processor} | {k: v for k, v in found.items() if not k.startswith("_") and not callable(v)}
 
 
 def _sample_crc(record_of, chosen, count=8):

@@ -38,13 +38,14 @@ def occlusion(trace: Trace, size: int = 2, baseline: float = 0.0, batch_size: in
     hidden = torch.nn.functional.one_hot(square, squares).bool().permute(2, 0, 1)
     hidden = hidden.repeat_interleave(height, 1).repeat_interleave(width, 2)  # (squares, R·h, C·w)
     scores = []
-    with recording(unwrap(trace.model), trace.pixel_values, gradients=False) as (_, pixel_values):
+    model = unwrap(trace.model)
+    with recording(model, trace.pixel_values) as (_, pixel_values), torch.no_grad():
         for part in torch.arange(len(pixel_values) * squares, device=square.device).split(batch_size):
             images, which = part // squares, part % squares
             shown = pixel_values[images]
             shown[..., : rows * height, : columns * width].masked_fill_(hidden[which, None], baseline)
             against = None if trace.against is None else trace.against[images]
-            scores.append(class_score(logits_of(unwrap(trace.model)(shown)), trace.target[images], against).float())
+            scores.append(class_score(logits_of(model(shown)), trace.target[images], against).float())
     y = class_score(trace.logits, trace.target, trace.against).float()
     drop = y[:, None] - torch.cat(scores).view(-1, squares)
     return torch.cat([drop.new_zeros(len(drop), trace.prefix_tokens), drop[:, square.flatten()]], 1)

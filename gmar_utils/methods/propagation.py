@@ -1,7 +1,7 @@
 """LibraGrad, CP-LRP and AttnLRP: the model's own forward pass with another backward pass.
 
 Where a function is affine, its inputs and biases times their gradients sum to its value, so that each product is that
-input's share. A transformer is not affine; these methods hold some of its factors constant in the backward pass, and the
+input's share. A transformer is not affine; these methods hold some of its factors constant in the backward pass. The
 forward pass stays as it is. The code follows the papers; none of it is their authors'.
 """
 
@@ -12,8 +12,9 @@ from torch.overrides import TorchFunctionMode
 
 from ..capture import Trace
 from ..capture.layout import blocks, logits_of, unwrap
+from ..capture.recorder import mine
 from ..capture.target import class_score
-from ..capture.tracing import recording
+from ..capture.tracing import differentiate, recording
 
 LAYERS = ("all", "input", "upper")
 
@@ -47,7 +48,7 @@ def libra(trace: Trace, layers: str = "all") -> torch.Tensor:
 def attnlrp(trace: Trace) -> torch.Tensor:
     """AttnLRP (B, N), signed [achtibat2024attnlrp]: input × gradient at the tokens that enter the first block.
 
-    As `libra(layers="input")`, but attention keeps its gradient. Both products in it, query × key and attention × value,
+    As `libra(layers="input")`, but attention keeps its gradient. Its two products, query × key and attention × value,
     give each factor half, which leaves a quarter to queries and keys and half to values. The paper's maps of ViTs also
     use the γ rule in the linear layers, with a γ tuned for the model. It is left out here; maps without it are noisy.
 
@@ -65,11 +66,11 @@ def attnlrp(trace: Trace) -> torch.Tensor:
 
 
 def _complete(trace, images):
-    """Every block's scores (L, B, N) under `libra`'s rules; a ValueError unless they and the biases' products sum to y."""
+    """Every block's scores (L, B, N) under `libra`'s rules; a ValueError unless they and the biases' share make y."""
+    before = trace.logits[images].float()
     try:
-        scores, biases, logits = _propagate(trace, Rules(), images)
-        y, entering = _score(trace, logits, images).float(), scores[0].sum(1)
-        before = trace.logits[images].float()
+        scores, biases, y, logits = _propagate(trace, Rules(), images)
+        entering = scores[0].sum(1)
         missing = (y.sum() - entering.sum() - biases.sum()).abs() / torch.cat([y, entering, biases]).abs().sum()
         changed = (logits.float() - before).abs().max() / before.abs().max()
         tolerance = 1e-3 if _exact(logits, trace.pixel_values) else 0.1
@@ -98,35 +99,36 @@ def _exact(*tensors):
 
 
 def _propagate(trace, rules, images):
-    """Every block's scores Σ_d X⁽ˡ⁾ · ∂y/∂X⁽ˡ⁾ (L, B, N), each bias's product, and the logits, for a slice of images."""
-    model, tokens = unwrap(trace.model), []
+    """Every block's scores Σ_d X⁽ˡ⁾ · ∂y/∂X⁽ˡ⁾ (L, B, N), each bias's product, y, the logits, for some images."""
+    model, entering = unwrap(trace.model), []
+    target, against = trace.target[images], None if trace.against is None else trace.against[images]
 
-    def enter(module, args):
-        # cut below the first block: what comes before it needs no gradient
-        tokens.append(args[0] if tokens else args[0].detach().requires_grad_())
-        return (tokens[-1], *args[1:])
+    @mine
+    def enter(module, args, kwargs):
+        names, values = list(kwargs), [*args, *kwargs.values()]
+        first = next(i for i, value in enumerate(values) if isinstance(value, torch.Tensor))
+        if not entering:  # cut here: what comes before the first block needs no gradient
+            values[first] = values[first].detach().requires_grad_()
+        entering.append(values[first])
+        return tuple(values[: len(args)]), dict(zip(names, values[len(args) :], strict=True))
 
-    with recording(model, trace.pixel_values[images]) as (_, pixel_values), ExitStack() as stack:
+    with recording(trace.model, trace.pixel_values[images]) as (_, pixel_values), ExitStack() as stack:
         for block in blocks(model):
-            stack.callback(block.register_forward_pre_hook(enter).remove)
+            stack.callback(block.register_forward_pre_hook(enter, with_kwargs=True).remove)
         with rules:
             logits = logits_of(model(pixel_values.detach()))
-        y = _score(trace, logits, images).sum()
+        y = class_score(logits, target, against)
         if not y.requires_grad:
             raise UnknownRule("the logits have no gradient")
-        scale = 1024 if torch.float16 in (y.dtype, pixel_values.dtype) else 1  # or float16 gradients would underflow
-        inputs = [*tokens, *rules.biases]
-        gradients = torch.autograd.grad(scale * y, inputs, allow_unused=True)  # a bias of a query has none
+        inputs = [*entering, *rules.biases]
+        gradients = differentiate(y, inputs, allow_unused=True)  # a bias of a query has none
     products = [
-        x.new_zeros(x.shape, dtype=torch.float32) if g is None else x.detach().float() * g.float() / scale
+        x.new_zeros(x.shape, dtype=torch.float32) if g is None else x.detach().float() * g
         for x, g in zip(inputs, gradients, strict=True)
     ]
-    scores = torch.stack([p.sum(-1) for p in products[: len(tokens)]])
-    return scores, torch.stack([p.sum() for p in products[len(tokens) :]] or [scores.new_zeros(())]), logits.detach()
-
-
-def _score(trace, logits, images):
-    return class_score(logits, trace.target[images], None if trace.against is None else trace.against[images])
+    scores = torch.stack([p.sum(-1) for p in products[: len(entering)]])
+    biases = torch.stack([p.sum() for p in products[len(entering) :]] or [scores.new_zeros(())])
+    return scores, biases, y.detach().float(), logits.detach()
 
 
 class Rules(TorchFunctionMode):
@@ -207,6 +209,13 @@ class Rules(TorchFunctionMode):
             query, key, value = _share(query, 0.25), _share(key, 0.25), _share(value, 0.5)
         return func(query, key, value, attn_mask, *args, **kwargs)
 
+    def _pool(self, func, query, key, value, *args, **kwargs):
+        """nn.MultiheadAttention: values of zero give what its biases, which cannot be seen, add to every output."""
+        key, share = (key.detach(), 1) if self.constant_attention else (_share(key, 0.25), 0.5)
+        added = func(query.detach(), key.detach(), torch.zeros_like(value), *args, **kwargs)[0]
+        output, attention = func(query, key, _share(value, share), *args, **kwargs)
+        return self._add(torch.add, output - added, added), attention
+
 
 def _tensors(value):
     """Every tensor in nested lists, tuples and dictionaries."""
@@ -240,5 +249,6 @@ _RULES = {
     "mul": Rules._multiply,
     "div": Rules._divide,
     "scaled_dot_product_attention": Rules._attend,
+    "multi_head_attention_forward": Rules._pool,
 }
 _CONSTANT = {"sigmoid", "erf", "rsqrt", "norm", "linalg_vector_norm"}  # QuickGELU is x · σ(1.702 x)
