@@ -28,13 +28,13 @@ def write(app, exception):
         pages(Path(app.srcdir) / "book" / "assets", Path(app.outdir) / "_static" / "photo", MODEL)
 
 
-def pages(assets: Path, out: Path, model: str) -> None:
+def pages(assets: Path, out: Path, model: str, image_size: int | None = None) -> None:
     """code.js and the parts, for any page in whose folder `out` lies."""
     import gmar_utils.explorer
 
     out.mkdir(parents=True, exist_ok=True)
     scripts, vendor = Path(gmar_utils.explorer.__file__).parent, assets / "vendor" / "onnxruntime"
-    graph = export(model, out / "graph.onnx")
+    graph = export(model, out / "graph.onnx", image_size)
     about = described(onnx.load(graph), model)
     runtime = {
         "code": gzip.compress((vendor / "ort.wasm.bundle.min.mjs").read_bytes(), 9, mtime=0),

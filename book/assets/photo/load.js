@@ -17,6 +17,14 @@
     });
   }
 
+  function bytesOf(base64) {
+    if (Uint8Array.fromBase64) return Uint8Array.fromBase64(base64);
+    const text = atob(base64);
+    const out = new Uint8Array(text.length);
+    for (let k = 0; k < text.length; k++) out[k] = text.charCodeAt(k);
+    return out;
+  }
+
   // { code, wasm, graph }: array buffers, put together from parts of gzip in base64
   async function fetchParts(progress) {
     const found = {};
@@ -25,7 +33,7 @@
       const pieces = [];
       for (const { file, bytes } of files) {
         await script(file);
-        pieces.push(Uint8Array.from(atob(own.arrived), (c) => c.charCodeAt(0)));
+        pieces.push(bytesOf(own.arrived));
         own.arrived = null;
         progress((done += bytes) / own.bytes);
       }

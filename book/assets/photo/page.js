@@ -158,6 +158,9 @@ export function start(root, { about, worker: workerText, bytes, fetchParts }) {
     const { model, view } = current;
     model.clear();
     const [asked, board, curves] = [h("div", {}), h("div", {}), h("div", {})];
+    const openBoard = () => {
+      if (!board.hasChildNodes()) cleanups.push(render({ model: model.with({ show: ["heads"] }), el: board }));
+    };
     const remove = button("Remove its patches", () => removePatches(curves, remove));
     const variant = select("order of GMAR", VARIANTS, model, "variant");
     const norm = select("head weights of the board", ["L1 norm", "L2 norm", "equal"], model, "norm");
@@ -169,7 +172,7 @@ export function start(root, { about, worker: workerText, bytes, fetchParts }) {
       pair(model, view),
       h(
         "details",
-        { class: "gmar-code" },
+        { class: "gmar-code", ontoggle: openBoard },
         h("summary", {}, "The heads: mute them, and see where a patch looks"),
         h("div", { class: "gmar-buttons" }, norm, look),
         board,
@@ -183,7 +186,7 @@ export function start(root, { about, worker: workerText, bytes, fetchParts }) {
         curves,
       ),
     );
-    cleanups = [render({ model, el: asked }), render({ model: model.with({ show: ["heads"] }), el: board })];
+    cleanups = [render({ model, el: asked })];
     if (view.targets.length === classes) finished();
   }
 
