@@ -120,3 +120,26 @@ def test_the_table_of_other_libraries_calls_what_exists():
     assert all(hasattr(metrics, name) for name in set(re.findall(r"`metrics\.(\w+)\(", page)))
     named = set(re.findall(r'explain\(model, x, "([\w-]+)"', page))
     assert len(named) > 2 and named <= set(METHODS)
+
+
+def test_every_method_and_metric_is_defined_for_readers():
+    from gmar_utils.evaluation import METRICS
+
+    page = (ROOT / "book/reference/methods.md").read_text(encoding="utf8")
+    assert not [name for name in METHODS if f"`{name}`" not in page]
+    words = {
+        "drop": "Average Drop",
+        "drop-top": '`masking="top"`',
+        "insertion": "Insertion",
+        "deletion": "Deletion",
+        "srg": "SRG",
+        "saco": "SaCo",
+        "road": "ROAD",
+        "box": "pointing game",
+        "iou": "`iou`",
+        "which": "Which",
+        "average-precision": "`ap`",
+        "pixel-accuracy": "Pixel accuracy",
+    }
+    assert set(words) == set(METRICS), "define the new metric on the page, and name it here"
+    assert not [word for word in words.values() if word not in page]
