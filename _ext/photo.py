@@ -14,9 +14,9 @@ from pathlib import Path
 import onnx
 
 from gmar_utils import METHODS
+from gmar_utils.checkpoint import CHECKPOINTS
 from gmar_utils.explorer.widget import MODULES
 from gmar_utils.export import export
-from gmar_utils.model import CHECKPOINTS
 
 MODEL = os.environ.get("GMAR_PHOTO_MODEL", "vit-tiny-imagenet")
 PART = 1_500_000  # characters a script: small enough for a progress bar that moves

@@ -1,11 +1,14 @@
 """gmar export: a model and its gradients as one ONNX graph."""
 
+import argparse
 from pathlib import Path
 
 from . import types
+from .output import say
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `gmar export`."""
     parser.description = (
         "One ONNX file of a ViT, DeiT or DINOv2 classifier of transformers that returns, for a picture and a class, "
         "the logits, every layer's attention and the class's gradient with respect to it: for browsers, phones, C++. "
@@ -28,11 +31,12 @@ def add_arguments(parser) -> None:
     )
 
 
-def main(args) -> int:
+def main(args: argparse.Namespace) -> int:
+    """Write the file and say how large it is."""
     try:
         from ..export import export
     except ModuleNotFoundError as error:
         raise ValueError(f"{error.name} is not installed: pip install 'gmar-utils[export]'") from None
     out = export(args.model, args.out, args.image_size, args.bits)
-    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+    say(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
     return 0

@@ -12,7 +12,7 @@ import torch
 
 from .. import __version__
 from ..capture import trace
-from ..capture.layout import model_type
+from ..capture.layout import model_type, unwrap
 from ..evaluation.provenance import weights_sha256
 from ..model import Vit, load_model
 from .graph import OUTPUTS, build
@@ -52,13 +52,15 @@ def export(model, out: str | Path, image_size: int | tuple[int, int] | None = No
     if not out.parent.is_dir():
         raise ValueError(f"{str(out)!r}: the folder {str(out.parent)!r} does not exist.")
     vit = model if isinstance(model, Vit) else load_model(model)
-    check_family(vit.model)
+    check_family(unwrap(vit.model))
     vit = _at_size(vit, image_size)
-    size = tuple(vit.preprocess(np.zeros((32, 32, 3), np.uint8)).shape[-2:])
-    weights = read_weights(vit.model, size)
+    shape = vit.preprocess(np.zeros((32, 32, vit.channels), np.uint8)).shape
+    size = tuple(shape[-2:])
+    seen = trace(vit.model, torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+    weights = read_weights(vit.model, seen)
     if any(s % p for s, p in zip(size, weights.stride, strict=True)):
         raise ValueError(f"The picture's sides {size} must be multiples of the patch's {weights.stride}.")
-    _compare(vit, build(weights, size, 32))
+    _compare(seen, build(weights, size, 32))
     graph = build(weights, size, bits)
     onnx.helper.set_model_props(graph, _metadata(vit, weights, size, bits))
     onnx.checker.check_model(graph)
@@ -68,20 +70,22 @@ def export(model, out: str | Path, image_size: int | tuple[int, int] | None = No
 
 def _at_size(vit, image_size):
     """A float32 copy that runs at the size: the caller's model and processor stay as they are."""
-    if image_size is None and model_type(vit.model).startswith("dinov2"):
-        image_size = 8 * vit.model.config.patch_size
-    model, processor = copy.deepcopy(vit.model).float(), copy.deepcopy(vit.processor)
-    at_size = load_model(model, processor=processor, image_size=image_size, device="cpu")
+    config = unwrap(vit.model).config
+    if image_size is None and config.model_type.startswith("dinov2"):
+        image_size = 8 * config.patch_size
+    model = copy.deepcopy(unwrap(vit.model)).float()
+    at_size = load_model(model, processor=vit.processor, image_size=image_size, device="cpu")
     return replace(at_size, name=vit.name, labels=vit.labels)
 
 
-def _compare(vit, graph):
-    """ValueError unless the graph gives the model's own logits, attention and gradients for a picture of noise."""
-    shape = [side.dim_value for side in graph.graph.input[0].type.tensor_type.shape.dim]
-    pixels = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    expected = trace(vit.model, pixels)
+def _compare(expected, graph):
+    """ValueError unless the graph gives the logits, attention and gradients that were seen in the model."""
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = dict(zip(OUTPUTS, session.run(None, {"pixels": pixels.numpy(), "target": np.array([-1])}), strict=True))
+    found = dict(
+        zip(
+            OUTPUTS, session.run(None, {"pixels": expected.pixel_values.numpy(), "target": np.array([-1])}), strict=True
+        )
+    )
     pairs = {
         "logits": (found["logits"], expected.logits.numpy()),
         "attention": (found["attention"], torch.cat(expected.attentions).numpy()),

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..capture.layout import blocks, model_type, patch_grid, readout
+from ..capture import Trace
+from ..capture.layout import blocks, model_type, problem_type
 
 FAMILIES = ("vit", "deit", "dinov2", "dinov2_with_registers")
 
@@ -66,32 +67,32 @@ def check_family(model: nn.Module) -> None:
         )
     if model.config.hidden_act != "gelu":
         raise ValueError(f"export knows the exact GELU only; this model has hidden_act={model.config.hidden_act!r}.")
-    if model.config.problem_type == "regression":
+    if problem_type(model) == "regression":
         raise ValueError("export writes classifiers; this model has a regression head (problem_type='regression').")
 
 
-def read_weights(model: nn.Module, size: tuple[int, int]) -> Weights:
-    """The weights of a classifier that passed `check_family`, for pictures of `size` = (height, width).
+def read_weights(model: nn.Module, seen: Trace) -> Weights:
+    """The weights of a classifier that passed `check_family`, for pictures of the size and layout of one that was seen.
 
     Raises ValueError for a gated MLP, an adapter, or a head that is not linear."""
-    config = model.config
+    config, prefix = model.config, seen.prefix_tokens
     with torch.inference_mode():
-        table, (patch,) = _tokens_of_nothing(model, config, size), _modules(model.base_model.embeddings, nn.Conv2d, 1)
-        prefix, grid = patch_grid(model, torch.empty(1, 1, *size), len(table))
+        table = _tokens_of_nothing(model, seen.pixel_values)
+        (patch,) = _modules(model.base_model.embeddings, nn.Conv2d, 1)
         pooling, classifier = _head(model, len(table), prefix)
         return Weights(
             _array(patch.weight), patch.stride, _array(table), [_block(b, config) for b in blocks(model)],
             config.num_attention_heads, _norm(model.base_model.layernorm), pooling, classifier,
-            _array(readout(model, len(table), prefix)), prefix, grid,
+            _array(seen.readout[0]), prefix, seen.grid,
         )  # fmt: skip
 
 
-def _tokens_of_nothing(model, config, size):
+def _tokens_of_nothing(model, pixel_values):
     """The embedding of a picture of zeros: it holds the position table, cut or interpolated by the model's own code."""
     seen = []
     hook = model.base_model.embeddings.register_forward_hook(lambda module, args, output: seen.append(output[0]))
     try:
-        model(torch.zeros(1, config.num_channels, *size))
+        model(torch.zeros_like(pixel_values))
     finally:
         hook.remove()
     return seen[0]

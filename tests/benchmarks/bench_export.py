@@ -8,6 +8,7 @@ import argparse
 import json
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,12 @@ from gmar_utils.data import tiny_imagenet
 from gmar_utils.evaluation.provenance import provenance, weights_sha256
 from gmar_utils.export import export
 from gmar_utils.export.graph import OUTPUTS
-from gmar_utils.methods.weighting import VARIANTS, head_weights, weighted_rollout
+from gmar_utils.methods.weighting import VARIANTS, gmar, head_weights, weighted_rollout
 
 RESULTS = Path(__file__).parents[2] / "book" / "results"
 GMAR = {f"gmar-{norm}-{variant}": {"norm": norm, "variant": variant} for norm in ("l1", "l2") for variant in VARIANTS}
-OTHERS = {name: (name, {}) for name in ("rollout", "legrad", "grad-cam", "chefer", "attention")}
-METHODS = OTHERS | {label: ("gmar", options) for label, options in GMAR.items()}
+METHODS = {name: name for name in ("rollout", "legrad", "grad-cam", "chefer", "attention")}
+METHODS |= {label: partial(gmar, **options) for label, options in GMAR.items()}
 
 
 def maps_of(found: dict[str, torch.Tensor], readout: torch.Tensor, prefix: int) -> dict[str, torch.Tensor]:

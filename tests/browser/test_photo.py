@@ -207,7 +207,7 @@ def test_controls_by_keyboard_and_the_same_map_in_the_pair(page, pictures):
     page.get_by_text("The heads:").click()
     board = page.get_by_role("group", name="Head weights")
     board.get_by_role("button").first.click()
-    assert board.get_by_role("button").first.text_content() == "×"
+    page.wait_for_function("() => document.querySelector('.gmar-board button').textContent === '×'")
     page.get_by_label("order of GMAR").select_option("report")
     page.wait_for_function("() => document.querySelector('pre code').textContent.includes('variant=\"report\"')")
 

@@ -1,7 +1,7 @@
 """The exported graph against `trace` and `explain`, through onnxruntime."""
 
 import json
-import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -197,9 +197,8 @@ def test_a_module_without_a_configuration_and_a_head_of_two_layers_are_refused(t
     vit.model.classifier = torch.nn.Sequential(torch.nn.Linear(32, 32), torch.nn.Linear(32, 5))
     with pytest.raises(ValueError, match="linear classification head"):
         export(vit, tmp_path / "graph.onnx", 32)
-    plain = types.SimpleNamespace(size={"height": 8, "width": 8})
     with pytest.raises(ValueError, match="transformers"):
-        export(load_model(torch.nn.Linear(3, 3), processor=plain), tmp_path / "graph.onnx")
+        export(replace(vit_of("vit"), model=torch.nn.Linear(3, 3)), tmp_path / "graph.onnx")
 
 
 def test_a_block_that_does_more_than_the_graph_is_found_out(tmp_path):
