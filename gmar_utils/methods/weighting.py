@@ -64,13 +64,16 @@ def weighted_rollout(
 ) -> torch.Tensor:  # fmt: skip
     """Token scores v₀ᵀR (B, N), float32. The row is carried as a vector: O(LN²) in place of O(LN³).
 
-    attentions  L tensors (B, H, N, N)      weights  L tensors (B, H)      readout  v₀, (N,) or (B, N)
-    alpha       strength of the residual, ≥ 0
-    variant     "paper"         R ← R Â⁽ˡ⁾ + αI, first layer first: Eq. 3 and Algorithm 1 of [jo2025gmar]
-                "report"        Π (Â⁽ˡ⁾ + αI), first layer leftmost, as both texts print it [joita2025comparative]
-                "output-first"  Π (Â⁽ˡ⁾ + αI), last layer leftmost [abnar2020quantifying]
-
     The unbounded product grows as (1 + α)^L; it is divided by 1 + α a layer, which only rescales the scores.
+
+    Args:
+        attentions: L tensors (B, H, N, N).
+        weights: L tensors (B, H).
+        readout: v₀, (N,) or (B, N).
+        alpha: strength of the residual, ≥ 0.
+        variant: "paper" is R ← R Â⁽ˡ⁾ + αI, first layer first: Eq. 3 and Algorithm 1 of [jo2025gmar]; "report" is
+            Π (Â⁽ˡ⁾ + αI), first layer leftmost, as both texts print it [joita2025comparative]; "output-first" is
+            Π (Â⁽ˡ⁾ + αI), last layer leftmost [abnar2020quantifying].
     """
     alpha = _check(attentions, weights, alpha, variant)
     start = v = _row(readout, attentions)

@@ -46,8 +46,16 @@ def test_three_lines_load_explain_and_show(shown):
 def test_explains_a_medical_model_without_processor_file(shown):
     """One channel, 384 px, three labels, 16-bit pictures."""
     torch.manual_seed(0)
-    config = ViTConfig(num_channels=1, image_size=384, patch_size=32, hidden_size=32, num_hidden_layers=2,
-                       num_attention_heads=2, intermediate_size=64, num_labels=3)  # fmt: skip
+    config = ViTConfig(
+        num_channels=1,
+        image_size=384,
+        patch_size=32,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        num_labels=3,
+    )
     ViTForImageClassification(config).save_pretrained("scans")
     values = np.random.default_rng(0).integers(0, 4096, (500, 400)).astype(np.uint16)
     Image.fromarray(values).save("photo.png")

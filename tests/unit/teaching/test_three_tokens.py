@@ -18,7 +18,7 @@ from gmar_utils.methods.weighting import alpha_polynomial, head_weights, weighte
 from gmar_utils.teaching import three_tokens
 from gmar_utils.teaching.three_tokens import ATTENTION, CAT, CUP, HEAD, PICTURE, ThreeTokenViT
 
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = Path(__file__).parents[3] / "notebooks"
 
 
 @pytest.fixture(scope="module")
