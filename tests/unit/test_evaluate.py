@@ -391,5 +391,5 @@ def test_an_order_of_patches_knows_the_sign_and_a_map_shows_what_speaks_for_the_
     }
     rows = run(vit, records, methods="libra", metrics=("srg", "drop"), protocol={"steps": 4}).rows
     for metric, values in expected.items():
-        found = rows.query("method == 'libra' and metric == @metric")["value"]
+        found = rows[(rows["method"] == "libra") & (rows["metric"] == metric)]["value"]
         np.testing.assert_allclose(found, values, atol=2e-3)
