@@ -14,6 +14,7 @@ from .. import __version__
 from ..capture import trace
 from ..capture.layout import model_type, unwrap
 from ..evaluation.provenance import weights_sha256
+from ..files import atomic
 from ..model import Vit, load_model
 from .graph import OUTPUTS, build
 from .weights import check_family, read_weights
@@ -43,8 +44,8 @@ def export(model, out: str | Path, image_size: int | tuple[int, int] | None = No
         grid, prefix_tokens, readout, image_size, resize, mean, std, labels, and the SHA-256 of the weights.
 
     Raises:
-        ValueError: the model, the size or `bits` is not one that the graph describes, or its graph does not give the
-            model's own numbers.
+        ValueError: the folder does not exist; the model, the size or `bits` is not one that the graph describes; or the
+            graph does not give the model's own numbers.
     """
     if bits not in BITS:
         raise ValueError(f"bits must be one of {BITS}, got {bits!r}.")
@@ -64,7 +65,8 @@ def export(model, out: str | Path, image_size: int | tuple[int, int] | None = No
     graph = build(weights, size, bits)
     onnx.helper.set_model_props(graph, _metadata(vit, weights, size, bits))
     onnx.checker.check_model(graph)
-    out.write_bytes(graph.SerializeToString())
+    with atomic(out) as file:
+        file.write_bytes(graph.SerializeToString())
     return out
 
 

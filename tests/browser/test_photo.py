@@ -196,7 +196,7 @@ def test_controls_by_keyboard_and_the_same_map_in_the_pair(page, pictures):
     before = page.locator("[data-asked]").get_attribute("data-asked")
     asked.get_by_role("button", name="LeGrad").press("Enter")
     page.wait_for_function("before => document.querySelector('[data-asked]').dataset.asked !== before", arg=before)
-    assert "LeGrad" in page.locator(".gmar-two canvas").first.get_attribute("aria-label")
+    page.wait_for_function("() => document.querySelector('.gmar-two canvas').ariaLabel.includes('LeGrad')")
     code = page.locator("pre code").first
     assert '"legrad"' in code.text_content() and f'load_model("{MODEL}"' in code.text_content()
     asked.get_by_role("button", name="GMAR, L1").press("Enter")

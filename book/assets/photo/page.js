@@ -396,7 +396,12 @@ function pair(model, photo) {
       canvas.setAttribute("aria-label", `${photo.name}: ${photo.methods[m]} for ${names[+choice.value]}`);
     }
   }
-  for (const trait of ["target", "method", "alpha", "opacity", "variant"]) model.on(`change:${trait}`, draw);
+  let waiting = 0;
+  const soon = () => {
+    clearTimeout(waiting); // when the hand rests: the picture above must follow the slider at once
+    waiting = setTimeout(draw, 100);
+  };
+  for (const trait of ["target", "method", "alpha", "opacity", "variant"]) model.on(`change:${trait}`, soon);
   draw();
   const two = h("div", { class: "gmar-pair" }, ...sides.map((side) => side.el));
   return h("section", { class: "gmar-two" }, h("p", {}, "Two classes, the same method"), two, legend("low", "high"));
