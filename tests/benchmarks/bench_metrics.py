@@ -119,7 +119,7 @@ def quantus_flipping(counted, x, pixel_maps, target, batch, size):
         return {}
     # It takes each value of each channel for a feature and wants a divisor of the pixels.
     wanted = 3 * size * size // STEPS
-    step = min((k for k in range(1, 2 * wanted) if 3 * size * size % k == 0), key=lambda k: abs(k - wanted))
+    step = min((k for k in range(1, 2 * wanted) if size * size % k == 0), key=lambda k: abs(k - wanted))
     flipping = quantus.PixelFlipping(
         features_in_step=step, perturb_baseline="black", disable_warnings=True, return_auc_per_sample=False
     )
