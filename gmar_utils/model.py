@@ -59,8 +59,7 @@ class Vit:
         Raises:
             ValueError, TypeError, FileNotFoundError: For what is no picture, naming it.
         """
-        photos = [read_photo(i, self.channels, window) for i in as_list(images)]
-        prepared = [self._prepare(photo) for photo in photos]
+        prepared = self._prepared([read_photo(i, self.channels, window) for i in as_list(images)])
         if len({p.shape for p in prepared}) > 1:
             raise ValueError(
                 "The processor makes values of different shapes of these photos "
@@ -69,10 +68,18 @@ class Vit:
             )
         return torch.cat(prepared)
 
-    def _prepare(self, photo) -> torch.Tensor:
-        pixels = np.asarray(photo)
-        values = prepare(self.processor, pixels[..., None] if pixels.ndim == 2 else pixels)
-        return values.to(self.device, next(self.model.parameters()).dtype)
+    def _prepared(self, photos) -> list[torch.Tensor]:
+        """Pixel values (1, channels, h, w) of each photo; photos of one size go through the processor together."""
+        pictures = [np.asarray(p)[..., None] if np.ndim(p) == 2 else np.asarray(p) for p in photos]
+        by_size, results = {}, [None] * len(pictures)
+        for i, picture in enumerate(pictures):
+            by_size.setdefault(picture.shape, []).append(i)
+        dtype = next(self.model.parameters()).dtype
+        for at in by_size.values():
+            values = prepare(self.processor, [pictures[i] for i in at]).to(self.device, dtype)
+            for i, single in zip(at, values.split(1), strict=True):
+                results[i] = single
+        return results
 
     def to_photo(self, maps: torch.Tensor, images) -> list[torch.Tensor]:
         """Maps (B, r, c) → B tensors (height, width), float32, on each photo's own pixels; NaN outside the crop.
@@ -244,8 +251,7 @@ class Vit:
     def _batches(self, photos):
         """(pixel values, positions) of the photos; those that the processor makes of one shape are one batch."""
         by_shape = {}
-        for i, photo in enumerate(photos):
-            values = self._prepare(photo)
+        for i, values in enumerate(self._prepared(photos)):
             check_fits(self.model, values.shape, self.device)
             by_shape.setdefault(values.shape, []).append((values, i))
         for found in by_shape.values():

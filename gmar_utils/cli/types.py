@@ -4,7 +4,7 @@ import argparse
 import math
 from pathlib import Path
 
-ALPHA_MAX = 1e6  # beyond it nothing but the residual is left in a float32 map
+from ..methods.weighting import ALPHA_MAX
 
 
 def alpha(text: str) -> float:

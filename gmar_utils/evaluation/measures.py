@@ -62,7 +62,8 @@ class Case:
     pixel_values: torch.Tensor  # (B, channels, height, width)
     predicted: torch.Tensor  # (B,)
     target: torch.Tensor  # (B,)
-    maps: torch.Tensor  # (B, R, C)
+    scores: torch.Tensor  # (B, R, C) as the method gives them, signed or not: what an order of patches is made from
+    maps: torch.Tensor  # (B, R, C) in [0, 1], as they are shown
     records: list
 
     @cached_property
@@ -89,8 +90,8 @@ class Case:
         return 100 if self.options["score"] == "probability" else 1
 
     def run(self, function: Callable, **options):
-        """A metric on this block's images, maps and targets."""
-        return function(self.forward, self.pixel_values, self.maps, self.target, **self.common, **options)
+        """A metric of the order of patches on this block's images, scores and targets."""
+        return function(self.forward, self.pixel_values, self.scores, self.target, **self.common, **options)
 
     def masks(self, field: str = "mask") -> list[torch.Tensor]:
         return [torch.as_tensor(np.array(r[field])) for r in self.records]
@@ -132,7 +133,7 @@ def _drop(case: Case, top: bool = False) -> Found:
     result = metrics.masked_scores(
         case.forward,
         case.pixel_values,
-        case.maps,
+        case.scores if top else case.maps,
         case.target,
         score=case.options["score"],
         masking="top" if top else case.options["masking"],

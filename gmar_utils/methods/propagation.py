@@ -72,9 +72,9 @@ def _complete(trace, images):
         scores, biases, y, logits = _propagate(trace, Rules(), images)
         entering = scores[0].sum(1)
         missing = (y.sum() - entering.sum() - biases.sum()).abs() / torch.cat([y, entering, biases]).abs().sum()
-        changed = (logits.float() - before).abs().max() / before.abs().max()
+        changed = (logits.float() - before).abs().max() / before.abs().max().clamp_min(1e-6)
         tolerance = 1e-3 if _exact(logits, trace.pixel_values) else 0.1
-        if not max(missing, changed) <= tolerance:
+        if not (missing <= tolerance and changed <= tolerance):
             raise UnknownRule(
                 f"inputs and biases times their gradients miss the score by {missing:.1%}, and the logits change by "
                 f"{changed:.1%}; both must be at most {tolerance:.1%}"
@@ -142,14 +142,18 @@ class Rules(TorchFunctionMode):
         self.constant_attention, self.biases = constant_attention, []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        name = getattr(func, "__name__", "")
-        rule = _RULES.get(name)
-        result = rule(self, func, *args, **(kwargs or {})) if rule else func(*args, **(kwargs or {}))
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        if name in _RULES:
+            named = [kwargs.pop(k) for k in ("input", "other") if k in kwargs]  # their places, whatever their names
+            result = _RULES[name](self, func, *args, *named, **kwargs)
+        else:
+            result = func(*args, **kwargs)
         if name in _CONSTANT:
             result = result.detach()
-        if any(_on_stream(t) or hasattr(t, "_held") for t in _tensors([args, kwargs])):
+        given = [*_tensors([args, kwargs])]
+        if name not in _SHAPES and any(_on_stream(t) or hasattr(t, "_held") for t in given):
             for tensor in _tensors(result):
-                if not tensor.requires_grad:
+                if not tensor.requires_grad and all(tensor is not t for t in given):
                     tensor._held = True  # a constant to the gradient, but not to the input
         return result
 
@@ -166,15 +170,15 @@ class Rules(TorchFunctionMode):
         safe = torch.where(x == 0, 1e-4, x.detach())
         return x * (func(safe, *args, **kwargs) / safe)
 
-    def _layer_norm(self, func, x, shape, weight=None, bias=None, eps=1e-5, *_):
-        axes, exact = tuple(range(-len(shape), 0)), x.to(torch.promote_types(x.dtype, torch.float32))
+    def _layer_norm(self, func, x, normalized_shape, weight=None, bias=None, eps=1e-5, *_):
+        axes, exact = tuple(range(-len(normalized_shape), 0)), x.to(torch.promote_types(x.dtype, torch.float32))
         centred = exact - exact.mean(axes, keepdim=True)
         normed = (centred * (centred.detach().square().mean(axes, keepdim=True) + eps).rsqrt()).to(x.dtype)
         normed = normed if weight is None else normed * weight
         return normed if bias is None else self._add(torch.add, normed, bias)
 
-    def _rms_norm(self, func, x, shape, weight=None, eps=None):
-        normed = self._gate(func, x, shape, None, eps)
+    def _rms_norm(self, func, x, normalized_shape, weight=None, eps=None):
+        normed = self._gate(func, x, normalized_shape, None, eps)
         return normed if weight is None else normed * weight
 
     def _linear(self, func, x, weight, bias=None, *args, **kwargs):
@@ -252,3 +256,4 @@ _RULES = {
     "multi_head_attention_forward": Rules._pool,
 }
 _CONSTANT = {"sigmoid", "erf", "rsqrt", "norm", "linalg_vector_norm"}  # QuickGELU is x · σ(1.702 x)
+_SHAPES = {"to", "type_as", "expand_as", "view_as", "reshape_as", "zeros_like", "ones_like", "empty_like", "full_like"}

@@ -1,5 +1,6 @@
 """Attention rollout and GMAR: one function with different head weights."""
 
+import numbers
 import warnings
 from collections.abc import Sequence
 
@@ -8,6 +9,7 @@ import torch
 from ..capture import Trace
 
 VARIANTS = ("paper", "report", "output-first")
+ALPHA_MAX = 1e6  # beyond it float32 has little room beside the residual
 NORMS = ("l1", "l2", "bth", None)
 
 
@@ -139,8 +141,8 @@ def _uniform(trace):
 def _check(attentions, weights, alpha, variant):
     if variant not in VARIANTS:
         raise ValueError(f"variant must be one of {', '.join(VARIANTS)}; got {variant!r}.")
-    if not 0 <= alpha < float("inf"):
-        raise ValueError(f"alpha must be a finite number ≥ 0, got {alpha}.")
+    if not isinstance(alpha, numbers.Real | torch.Tensor) or not 0 <= alpha <= ALPHA_MAX:
+        raise ValueError(f"alpha must be a finite number from 0 to {ALPHA_MAX:g}, got {alpha!r}.")
     if len(attentions) != len(weights):
         raise ValueError(f"{len(attentions)} layers of attention, but weights for {len(weights)}.")
     return float(alpha)

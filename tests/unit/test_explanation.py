@@ -227,6 +227,24 @@ def test_methods_and_options_are_checked_before_anything_runs(vit, passes, metho
     assert counts["forward"] == 0
 
 
+@pytest.mark.parametrize("alpha", [-1, float("nan"), float("inf"), 1e308, 1e39, "1", None, [1]])
+@pytest.mark.parametrize("method", ["gmar", "rollout"])
+def test_alpha_is_a_number_that_a_map_can_hold(vit, method, alpha):
+    with pytest.raises(ValueError, match="alpha must be a finite number"):
+        vit.explain(PHOTO, method, alpha=alpha)
+
+
+@pytest.mark.parametrize("method", [m.name for m in METHODS.values() if m.signed])
+def test_signed_methods_show_what_speaks_for_the_class_or_with_signed_both(vit, method):
+    x = vit.preprocess(PHOTO)
+    for options in ({}, {"signed": True}):
+        why = vit.explain(PHOTO, method, **options)
+        torch.testing.assert_close(why.map, explain(vit.model, x, method, upsample=False, **options)[0])
+        large = explain(vit.model, x, method, **options)
+        torch.testing.assert_close(why.on_photo, vit.to_photo(large, [PHOTO])[0], atol=1e-5, rtol=0, equal_nan=True)
+        assert why.signed is bool(options) and why.options == options and why._repr_png_()
+
+
 def test_a_signed_map_keeps_its_zero_and_has_a_palette_of_its_own(vit):
     def signed_scores(trace):
         return torch.linspace(-2, 1, trace.attentions[0].shape[-1]).expand(len(trace.logits), -1)

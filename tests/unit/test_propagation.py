@@ -14,7 +14,7 @@ from gmar_utils.methods.propagation import Rules, attnlrp, libra
 TOLERANCE = 2e-4
 ACTIVATIONS = ["gelu", "gelu_pytorch_tanh", "gelu_python", "quick_gelu", "silu", "mish", "relu", "tanh"]
 ADDED = (
-    *("bias", "cls_token", "class_embedding", "distillation_token", "register_tokens", "prefix"),
+    *("bias", "cls_token", "class_embedding", "distillation_token", "register_tokens", "prefix", "shift"),
     *("position_embeddings", "position_embedding.weight", "pos"),
 )
 
@@ -113,6 +113,20 @@ class AttentionPooling(nn.Module):
         return self.inner(x)
 
 
+class ByName(nn.Module):
+    """Arguments by their names, and constants shaped and typed as the stream is."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.shift = nn.Linear(32, 32), nn.Parameter(torch.randn(1, 1, 32))
+
+    def forward(self, x):
+        x = nn.functional.layer_norm(input=x, normalized_shape=(32,), weight=None, bias=self.linear.bias, eps=1e-3)
+        x = nn.functional.linear(input=x, weight=self.linear.weight, bias=self.linear.bias)
+        x = torch.cat(tensors=[x, torch.zeros_like(x[:, :1]), self.shift.expand_as(x[:, :1])], dim=1)[:, : x.shape[1]]
+        return torch.add(input=nn.functional.gelu(input=x), other=self.shift.to(x).expand_as(x))
+
+
 def with_mlp(mlp):
     model = TimmStyle()
     for block in model.blocks:
@@ -136,6 +150,7 @@ MODELS = {
     "timm, patch mean": lambda: TimmStyle("avg"),
     "timm, GLU": lambda: with_mlp(lambda: Gated(torch.sigmoid)),
     "timm, SwiGLU": lambda: with_mlp(lambda: Gated(nn.functional.silu)),
+    "timm, arguments by name": lambda: with_mlp(ByName),
     "timm, rotary, qk norm, layer scale": lambda: with_blocks(nn.LayerNorm),
     "timm, RMSNorm of torch": lambda: with_blocks(nn.RMSNorm),
     "timm, RMSNorm by hand": lambda: with_blocks(RMSNorm),
