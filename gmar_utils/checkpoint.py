@@ -196,9 +196,15 @@ def _saved_processor(source):
     """The processor of a folder or hub id; None where there is no file of one."""
     from huggingface_hub import try_to_load_from_cache
     from transformers import AutoImageProcessor
+    from transformers.utils import is_torchvision_available
 
     try:
-        return AutoImageProcessor.from_pretrained(source, backend="pil")
+        try:
+            return AutoImageProcessor.from_pretrained(source, backend="pil")
+        except ImportError:  # older releases open no processor by this door without torchvision, which none needs here
+            if is_torchvision_available():
+                raise
+            return _pil_class(source).from_pretrained(source)
     except Exception as error:  # whatever a broken file makes its reader stumble over
         if Path(source).is_dir():
             files = [Path(source, name) for name in PROCESSOR_FILES if Path(source, name).exists()]
@@ -211,6 +217,14 @@ def _saved_processor(source):
             f"The processor file {Path(files[0]).name!r} of {str(source)!r} is broken or of a kind that transformers "
             f"does not know ({reason}). Correct it, or pass mean=, std= and size=, or processor=."
         ) from None
+
+
+def _pil_class(source):
+    """The class on the PIL path of the processor that a folder or hub id names."""
+    import transformers
+
+    named = transformers.BaseImageProcessor.get_image_processor_dict(source)[0]["image_processor_type"]
+    return getattr(transformers, f"{named.removesuffix('Fast')}Pil")
 
 
 def _timm_processor(cfg, img_size=None):

@@ -240,7 +240,8 @@ def test_the_lowest_versions_are_those_that_the_package_admits():
 
     pins = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "tests/compat/lowest.txt").read_text(), re.M))
     newest = set(re.findall(r"^([\w-]+)", (ROOT / "tests/compat/newest.txt").read_text(), re.M))
-    for need in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for need in sum(project["optional-dependencies"].values(), project["dependencies"]):
         package, low = re.fullmatch(r"([\w-]+)>=([\d.]+)", need).groups()
         assert f"{pins[package]}.".startswith(f"{low}."), need
         assert package in newest
