@@ -12,6 +12,7 @@ __all__ = [
     "Explanation",
     "Method",
     "Trace",
+    "TrustCard",
     "Vit",
     "evaluate",
     "explain",
@@ -19,8 +20,20 @@ __all__ = [
     "load_model",
     "probability",
     "trace",
+    "trust",
 ]
-SUBMODULES = ("data", "evaluation", "explorer", "export", "metrics", "photo", "teaching", "training", "trust", "viz")
+SUBMODULES = (
+    "data",
+    "evaluation",
+    "explorer",
+    "export",
+    "metrics",
+    "photo",
+    "teaching",
+    "training",
+    "trustcard",
+    "viz",
+)
 
 
 def __getattr__(name: str):
@@ -29,6 +42,10 @@ def __getattr__(name: str):
         from .evaluation import evaluate
 
         return evaluate
+    if name in ("trust", "TrustCard"):
+        from . import trustcard
+
+        return getattr(trustcard, name)
     if name in SUBMODULES:
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
