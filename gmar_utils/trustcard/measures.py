@@ -89,7 +89,9 @@ def answers(vit, pixel_values: torch.Tensor) -> dict:
     for k in order:
         chance = None if regression else float(probability(vit.model, logits, torch.tensor([k], device=logits.device)))
         top.append({"label": vit.label(k), "class_id": k, "probability": chance, "logit": float(scores[0, k])})
-    second = next((k for k in order if k != target), None)
+    if regression and len(order) == 1:  # its one output is asked for as class 1, y itself
+        top[0]["class_id"] = target
+    second = next((t["class_id"] for t in top if t["class_id"] != target), None)
     strong = False
     if second is not None and not regression:
         first, other = (next(t["probability"] for t in top if t["class_id"] == k) for k in (target, second))

@@ -15,7 +15,7 @@ from planted import cornered, ignoring, noise_method, photos, sound, untrained, 
 
 import gmar_utils
 from gmar_utils import load_model, trust
-from gmar_utils.trustcard import making, measures
+from gmar_utils.trustcard import measures
 
 pytestmark = pytest.mark.filterwarnings("ignore:The gradient of a layer is zero")
 
@@ -59,7 +59,7 @@ def test_a_broken_model_is_warned_of(broken, check, seed):
 def test_the_page_is_one_file_that_fetches_nothing(card, tmp_path):
     card.save(tmp_path / "trust.html")
     page = (tmp_path / "trust.html").read_text(encoding="utf-8")
-    assert len(page) < 10e6 * 12 / 12
+    assert len(page) < 10e6
     assert not re.search(r"""(src|href|url)\s*[=(]\s*["']?(https?:)?//""", page)
     assert all(s.startswith("data:") for s in re.findall(r'<img src="([^"]*)"', page))
     assert "@import" not in page and not re.search(r"^\s*(import|export) ", page, re.MULTILINE)
@@ -113,9 +113,14 @@ def test_bad_photos_are_named_and_not_fatal(tmp_path):
     (tmp_path / "labels.csv").write_text(f"file,label\n0.png,{labels[0]}\n1.png,nothing\n")
     files = [tmp_path / "0.png", tmp_path / "1.png", tmp_path / "broken.jpg", tmp_path / "absent.png"]
     found = trust(
-        vit_of(sound(0)), files, tmp_path / "labels.csv", tmp_path / "masks", methods=["legrad"], quick=True,
+        vit_of(sound(0)),
+        files,
+        tmp_path / "labels.csv",
+        tmp_path / "masks",
+        methods=["legrad"],
+        quick=True,
         progress=False,
-    )  # fmt: skip
+    )
     assert [p.name for p in found.photos] == ["0.png", "1.png"]
     for text in ("broken.jpg", "absent.png", "label of 1.png", "mask of 1.png"):
         assert any(text in p for p in found.problems) and text in found.html
@@ -137,18 +142,25 @@ def test_a_table_of_labels_that_is_none(tmp_path, table, wrong):
 def test_boxes_are_masks(tmp_path):
     (tmp_path / "labels.csv").write_text("file,label,x0,y0,x1,y1\n0.png,1,4,8,10,20\n")
     pictures, _, _ = photos(0, 1)
-    found = trust(vit_of(sound(0)), {"0.png": pictures[0]}, tmp_path / "labels.csv", methods=["legrad"], quick=True,
-                  progress=False)  # fmt: skip
+    found = trust(
+        vit_of(sound(0)),
+        {"0.png": pictures[0]},
+        tmp_path / "labels.csv",
+        methods=["legrad"],
+        quick=True,
+        progress=False,
+    )
     assert found.photos[0].mask.nonzero().aminmax(dim=0)[0].tolist() == [8, 4] and found.results[0]["object"]
 
 
 def test_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
-    calls = []
+    calls, stops = [], [3]
     real = measures.faithful_values
 
     def counted(vit, photo, *rest):
         calls.append(photo.name)
-        if len(calls) == 3:
+        if len(calls) in stops:
+            stops.clear()
             raise KeyboardInterrupt
         return real(vit, photo, *rest)
 
@@ -167,7 +179,6 @@ def test_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     calls.clear()
     made(sound(1), n=4, work=tmp_path / "w")  # other weights
     assert len(calls) == 4
-    assert making.STEPS
 
 
 def test_three_labels_grey_and_registers():
@@ -231,9 +242,12 @@ def test_command_line(tmp_path):
 
     def gmar(*arguments):
         return subprocess.run(
-            [sys.executable, "-m", "gmar_utils", "trust", *arguments], cwd=tmp_path, capture_output=True, text=True,
+            [sys.executable, "-m", "gmar_utils", "trust", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
             env=os.environ | {"HF_HUB_OFFLINE": "1"},
-        )  # fmt: skip
+        )
 
     run = gmar("model", "photos", "--quick", "--methods", "attention", "legrad")
     assert run.returncode == 0, run.stderr

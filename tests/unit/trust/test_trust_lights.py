@@ -59,7 +59,7 @@ def colours(found, label):
 
 
 def test_what_passes_is_green_and_what_fails_is_red():
-    bad = {"weights": 0.95, "class": 0.99, "srg": -0.4, "object": 3.0, "stable": 0.1, "lit": 1}
+    bad = {"weights": 0.95, "class": 0.99, "srg": -0.4, "object": 0.05, "stable": 0.1, "lit": 1}
     found = lights(rows(24, **{check: {"own": value} for check, value in bad.items()}), METHODS)
     assert set(colours(found, "legrad").values()) == {"green"}
     assert set(colours(found, "own").values()) == {"red"}
