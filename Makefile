@@ -4,6 +4,8 @@
 #   make lint         ruff
 #   make bench        the benchmarks: ratios measured in one run, written to book/results
 #   make results      the evaluations on a few images, into _build/results; make results-full: the tables of book/results
+#   make wheel        the library as a wheel, into dist
+#   make compat       the unit tests with the lowest versions that are admitted, and with the newest; ONLY=newest for one
 #   make zip          book-offline.zip: the built book, to read without network or Python
 #   make set-repository URL=https://github.com/OWNER/REPO     once, by the owner: turns the links and buttons on
 #   make clean        remove what was built (not .venv)
@@ -14,7 +16,7 @@ ENV := .venv/.ready
 # What a notebook's output depends on besides its own cells: the cache must be dropped when any of it changes.
 BEHIND := $(shell find gmar_utils book/results -type f -not -path '*/__pycache__/*' 2>/dev/null)
 
-.PHONY: book test lint bench results results-full zip set-repository clean
+.PHONY: book test lint bench results results-full wheel compat zip set-repository clean
 
 book: $(ENV) _build/.inputs
 	SOLUTIONS=$(SOLUTIONS) .venv/bin/jupyter-book build . -W --keep-going
@@ -37,6 +39,14 @@ results: $(ENV)
 
 results-full: $(ENV)
 	$(PY) -m gmar_utils.teaching.results.make
+
+wheel: $(ENV)
+	rm -rf build dist
+	$(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+	@ls dist
+
+compat:
+	PYTHON=$(PYTHON) tests/compat/run $(ONLY)
 
 zip: book
 	rm -f _build/book-offline.zip

@@ -68,15 +68,16 @@ def social_preview(app, pagename, templatename, context, doctree):
         )
 
 
-def plain_docstring(app, what, name, obj, options, lines):
-    """Docstrings are aligned plain text, not reStructuredText: the first paragraph as prose, the rest as it stands."""
-    summary, _, rest = "\n".join(lines).strip().partition("\n\n")
-    parts = summary.split("`")  # text and code in turn; code needs no escape
-    parts[::2] = (re.sub(r"([*|\\_])", r"\\\1", text) for text in parts[::2])
-    lines[:] = "``".join(parts).splitlines()
-    if rest:
-        lines += ["", ".. code-block:: none", "", *("   " + line for line in rest.splitlines())]
-    lines.append("")
+def plain_words(app, what, name, obj, options, lines):
+    """Docstrings are Google's style with plain words in it: |Δy| and **options mean what they say, `x` is code, and a
+    key such as [jo2025gmar] becomes a link to its entry."""
+    for i, line in enumerate(lines):
+        if line.lstrip().startswith((">>>", "...")):
+            continue
+        parts = re.split(r"(`+[^`]*`+)", line)  # text and code in turn
+        parts[::2] = (re.sub(r"([*|])", r"\\\1", text) for text in parts[::2])
+        parts[::2] = (re.sub(r"\[([a-z]+\d{4}[a-z]+)\]", r":cite:p:`\1`", text) for text in parts[::2])
+        lines[i] = "".join(parts)
 
 
 def shrink_pictures(app, exception):
@@ -100,7 +101,7 @@ def setup(app):
     app.connect("config-inited", theme_options)
     app.connect("html-page-context", social_preview)
     app.connect("source-read", drop_solutions)
-    app.connect("autodoc-process-docstring", plain_docstring)
+    app.connect("autodoc-process-docstring", plain_words, priority=400)  # before napoleon
     app.connect("build-finished", shrink_pictures)
     app.connect("html-page-context", drop_scripts, priority=900)
     app.connect("html-page-context", escape_widget_state, priority=900)

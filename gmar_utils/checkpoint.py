@@ -170,7 +170,7 @@ def image_processor(source: str | Path | None, module: nn.Module, mean=None, std
     the configuration, 0.5 and 0.5, with a warning."""
     config = vision_config(module)
     nothing_given = mean is None and std is None and size is None
-    timm_cfg = getattr(unwrap(module), "pretrained_cfg", None) or getattr(config, "pretrained_cfg", None)
+    timm_cfg = getattr(config, "pretrained_cfg", None) or getattr(unwrap(module), "pretrained_cfg", None)
     if nothing_given and timm_cfg:
         return _timm_processor(timm_cfg, getattr(getattr(unwrap(module), "patch_embed", None), "img_size", None))
     if nothing_given and source is not None and (found := _saved_processor(source)) is not None:
@@ -196,9 +196,15 @@ def _saved_processor(source):
     """The processor of a folder or hub id; None where there is no file of one."""
     from huggingface_hub import try_to_load_from_cache
     from transformers import AutoImageProcessor
+    from transformers.utils import is_torchvision_available
 
     try:
-        return AutoImageProcessor.from_pretrained(source, backend="pil")
+        try:
+            return AutoImageProcessor.from_pretrained(source, backend="pil")
+        except ImportError:  # older releases open no processor by this door without torchvision, which none needs here
+            if is_torchvision_available():
+                raise
+            return _pil_class(source).from_pretrained(source)
     except Exception as error:  # whatever a broken file makes its reader stumble over
         if Path(source).is_dir():
             files = [Path(source, name) for name in PROCESSOR_FILES if Path(source, name).exists()]
@@ -211,6 +217,14 @@ def _saved_processor(source):
             f"The processor file {Path(files[0]).name!r} of {str(source)!r} is broken or of a kind that transformers "
             f"does not know ({reason}). Correct it, or pass mean=, std= and size=, or processor=."
         ) from None
+
+
+def _pil_class(source):
+    """The class on the PIL path of the processor that a folder or hub id names."""
+    import transformers
+
+    named = transformers.BaseImageProcessor.get_image_processor_dict(source)[0]["image_processor_type"]
+    return getattr(transformers, f"{named.removesuffix('Fast')}Pil")
 
 
 def _timm_processor(cfg, img_size=None):
@@ -254,7 +268,7 @@ def check_processor(processor, channels: int) -> torch.Size:
     name = type(processor).__name__
     try:
         with np.errstate(all="ignore"):
-            black, white = (prepare(processor, np.full((224, 224, channels), v, np.uint8)) for v in (0, 255))
+            black, white = (prepare(processor, [np.full((224, 224, channels), v, np.uint8)]) for v in (0, 255))
     except Exception as error:
         raise ValueError(f"The processor {name} cannot prepare a picture of {channels} channels: {error}") from None
     if black.ndim != 4 or black.shape[1] != channels or 0 in black.shape:
@@ -316,23 +330,26 @@ def at_size(module: nn.Module, processor, size: tuple[int, int]) -> nn.Module:
 
 
 def failure(module: nn.Module, shape, **given) -> str | None:
-    """Why the model cannot run on pixel values of `shape`; None when it can. Models of transformers are asked on
+    """Why the model cannot run on pixel values of `shape`; None when it can. A model of transformers is first asked on
     tensors without data, which costs nothing at any size."""
     from transformers import PreTrainedModel
 
     module = uncompiled(module)
-    weights, device = {}, next(module.parameters()).device
+    here, dtype = next(module.parameters()).device, next(module.parameters()).dtype
+    weights, devices = {}, [here]
     if isinstance(module, PreTrainedModel):
-        device = torch.device("meta")
         named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
-        weights = {k: torch.empty_like(v, device=device) for k, v in named}
-    x = torch.zeros(shape, device=device, dtype=next(module.parameters()).dtype)
-    try:
-        with torch.no_grad():
-            logits_of(functional_call(module, weights, (x,), given))
-    except Exception as error:  # whatever the model stumbles over
-        return " ".join(str(error).split()) or type(error).__name__
-    return None
+        weights, devices = {k: torch.empty_like(v, device="meta") for k, v in named}, ["meta", here]
+    reason = None
+    for device in devices:  # a part that is no parameter has data on its own device: then only the true pass can tell
+        try:
+            x = torch.zeros(shape, device=device, dtype=dtype)
+            with torch.no_grad():
+                logits_of(functional_call(module, weights if device == "meta" else {}, (x,), given))
+            return None
+        except Exception as error:  # whatever the model stumbles over
+            reason = " ".join(str(error).split()) or type(error).__name__
+    return reason
 
 
 def pair(size) -> tuple[int, int]:

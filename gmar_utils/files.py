@@ -2,13 +2,15 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 @contextmanager
 def atomic(path: str | os.PathLike) -> Iterator[Path]:
     """A temporary name beside `path` to write to; put in its place at the end, removed after an error.
+
+    What was written is on the disk before it gets the name, so that a power failure, too, leaves all of it or none.
 
     Raises:
         OSError: Naming `path`, when it cannot be written.
@@ -17,7 +19,13 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
     temporary = path.with_name(f".{os.getpid()}.{path.name}")  # the suffix stays: savers go by it
     try:
         yield temporary
+        with open(temporary, "r+b") as written:
+            os.fsync(written.fileno())
         temporary.replace(path)
+        with suppress(OSError, AttributeError):  # not every system can
+            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            os.fsync(folder)
+            os.close(folder)
     except OSError as error:
         if error.errno is None:
             raise

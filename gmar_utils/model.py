@@ -17,8 +17,8 @@ from .capture.layout import logits_of
 from .checkpoint import bundled
 from .explanation import Explanation
 from .memory import check_fits
-from .methods.registry import METHODS, Method, bind
-from .photo import as_list, is_one, minmax, prepare, read_photo, resize, symmetric, to_photo
+from .methods.registry import METHODS, bind, in_batches, patch_scores, registered, scaled
+from .photo import as_list, is_one, prepare, read_photo, resize, to_photo
 
 __all__ = ["Explanation", "Vit", "bundled", "load_model"]
 
@@ -59,8 +59,7 @@ class Vit:
         Raises:
             ValueError, TypeError, FileNotFoundError: For what is no picture, naming it.
         """
-        photos = [read_photo(i, self.channels, window) for i in as_list(images)]
-        prepared = [self._prepare(photo) for photo in photos]
+        prepared = self._prepared([read_photo(i, self.channels, window) for i in as_list(images)])
         if len({p.shape for p in prepared}) > 1:
             raise ValueError(
                 "The processor makes values of different shapes of these photos "
@@ -69,10 +68,18 @@ class Vit:
             )
         return torch.cat(prepared)
 
-    def _prepare(self, photo) -> torch.Tensor:
-        pixels = np.asarray(photo)
-        values = prepare(self.processor, pixels[..., None] if pixels.ndim == 2 else pixels)
-        return values.to(self.device, next(self.model.parameters()).dtype)
+    def _prepared(self, photos) -> list[torch.Tensor]:
+        """Pixel values (1, channels, h, w) of each photo; photos of one size go through the processor together."""
+        pictures = [np.asarray(p)[..., None] if np.ndim(p) == 2 else np.asarray(p) for p in photos]
+        by_size, results = {}, [None] * len(pictures)
+        for i, picture in enumerate(pictures):
+            by_size.setdefault(picture.shape, []).append(i)
+        dtype = next(self.model.parameters()).dtype
+        for at in by_size.values():
+            values = prepare(self.processor, [pictures[i] for i in at]).to(self.device, dtype)
+            for i, single in zip(at, values.split(1), strict=True):
+                results[i] = single
+        return results
 
     def to_photo(self, maps: torch.Tensor, images) -> list[torch.Tensor]:
         """Maps (B, r, c) → B tensors (height, width), float32, on each photo's own pixels; NaN outside the crop.
@@ -151,19 +158,23 @@ class Vit:
             raise ValueError(f"top must be a whole number of at least 1, got {top!r}.")
         images = as_list(images)
         photos = [read_photo(i, self.channels, window) for i in images]
-        rows = []
-        for values, part in self._batches(photos, batch_size):
+        rows = [[] for _ in photos]
+
+        def predicted(values, at):
             with torch.inference_mode():
                 logits = logits_of(self.model(values)).float()
-            self._check_logits(logits)
+            self._check(logits)
             scores = torch.cat([-logits, logits], 1) if logits.shape[1] == 1 else logits  # one logit, two classes
             ids = scores.topk(min(top, scores.shape[1])).indices
-            for i, chosen, row in zip(part, ids, logits, strict=True):
+            for i, chosen, row in zip(at, ids, logits, strict=True):
                 shown = self._probability(row.expand(len(chosen), -1), chosen)
                 file = str(images[i]) if isinstance(images[i], str | os.PathLike) else f"picture {i}"
                 ranked = enumerate(zip(chosen.tolist(), shown, strict=True), 1)
-                rows += [(file, rank, self.label(k), k, p) for rank, (k, p) in ranked]
-        table = pd.DataFrame(rows, columns=["file", "rank", "label", "class_id", "probability"])
+                rows[i] = [(file, rank, self.label(k), k, p) for rank, (k, p) in ranked]
+
+        for values, at in self._batches(photos):
+            in_batches(lambda part, v=values, at=at: predicted(v[part], at[part]), len(at), batch_size)
+        table = pd.DataFrame(sum(rows, []), columns=["file", "rank", "label", "class_id", "probability"])
         return table.astype({"probability": float})
 
     def explain(
@@ -200,60 +211,51 @@ class Vit:
                 before anything runs.
             MemoryError: When the attention of one picture cannot fit.
         """
-        known = _known(method)
-        asked = dict(options)
-        signed = (known is None or known.signed) and bool(asked.pop("signed", False))
-        function = bind(method, **asked)
+        known, own = METHODS.get(method) if isinstance(method, str) else registered(method), dict(options)
+        signed = (known is None or known.signed) and bool(own.pop("signed", False))
+        function = bind(method, **own)
+        name = known.name if known else _named(function)
+        given = _arguments(function) | options
         photos = [read_photo(i, self.channels, window) for i in as_list(images)]
         targets = self._targets(target, len(photos))
-        about = {"method": known.name if known else _own_name(method), "options": _options_of(method, options)}
         results = [None] * len(photos)
-        for values, part in self._batches(photos, batch_size):
-            chosen = [targets[i] for i in part] if isinstance(targets, list) else targets
+
+        def explained(values, at):
+            wanted = [targets[i] for i in at] if isinstance(targets, list) else targets
             gradients = known is None or known.class_aware
-            seen = trace(self.model, values, chosen, prefix_tokens, grid, gradients=gradients)
-            self._check_logits(seen.logits)
-            if seen.grid == (1, 1):
-                raise ValueError(
-                    f"At {values.shape[-2]}×{values.shape[-1]} pixels the model sees one patch: one value is no map. "
-                    "Use a larger image size."
-                )
-            maps = seen.patches(function(seen))
-            if known and known.signed and not signed:
-                maps = maps.relu()
-            scale = symmetric if signed else minmax
-            maps = scale(maps).cpu()
-            at_input = scale(resize(maps, values.shape[-2:]))
-            shown = self._probability(seen.logits, seen.target)
-            against = None if getattr(seen, "against", None) is None else seen.against.tolist()
-            for j, (i, a) in enumerate(zip(part, seen.target.tolist(), strict=True)):
-                words = self.label(a) if against is None else f"{self.label(a)} rather than {self.label(against[j])}"
+            seen = trace(self.model, values, wanted, prefix_tokens, grid, gradients=gradients, lazy=True)
+            maps = scaled(patch_scores(name, function, seen), known, signed)
+            self._check(seen.logits, seen.grid)
+            large = scaled(resize(maps, values.shape[-2:]), signed=signed)
+            sure = self._probability(seen.logits, seen.target)
+            against = [None] * len(at) if seen.against is None else seen.against.tolist()
+            found = zip(seen.target.tolist(), against, sure, maps.cpu(), large.cpu(), strict=True)
+            for i, (a, b, p, patches, at_input) in zip(at, found, strict=True):
                 results[i] = Explanation(
-                    map=maps[j],
+                    map=patches,
                     photo=_displayed(photos[i]),
-                    target=a if against is None else (a, against[j]),
-                    label=words,
-                    probability=shown[j],
-                    **about,
+                    target=a if b is None else (a, b),
+                    label=self.label(a) if b is None else f"{self.label(a)} rather than {self.label(b)}",
+                    probability=p,
+                    method=name,
+                    options=given,
                     signed=signed,
-                    _at_input=at_input[j],
+                    _at_input=at_input,
                     _processor=self.processor,
                 )
+
+        for values, at in self._batches(photos):
+            in_batches(lambda part, v=values, at=at: explained(v[part], at[part]), len(at), batch_size)
         return results[0] if is_one(images) else results
 
-    def _batches(self, photos, batch_size):
-        """(pixel values, positions) of photos in their order; those of one shape share a batch."""
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
-        values, part = [], []
-        for i, photo in enumerate(photos):
-            prepared = self._prepare(photo)
-            check_fits(self.model, prepared.shape, self.device)
-            if part and (len(part) == batch_size or values[0].shape != prepared.shape):
-                yield torch.cat(values), part
-                values, part = [], []
-            values, part = [*values, prepared], [*part, i]
-        yield torch.cat(values), part
+    def _batches(self, photos):
+        """(pixel values, positions) of the photos; those that the processor makes of one shape are one batch."""
+        by_shape = {}
+        for i, values in enumerate(self._prepared(photos)):
+            check_fits(self.model, values.shape, self.device)
+            by_shape.setdefault(values.shape, []).append((values, i))
+        for found in by_shape.values():
+            yield torch.cat([values for values, _ in found]), [i for _, i in found]
 
     def _targets(self, target, count):
         if isinstance(target, tuple):
@@ -275,7 +277,9 @@ class Vit:
         except ValueError:  # a regression head has none
             return [None] * len(target)
 
-    def _check_logits(self, logits):
+    def _check(self, logits, grid=None):
+        if grid == (1, 1):
+            raise ValueError("The model sees one patch of this picture: one value is no map. Use a larger image size.")
         if not logits.isfinite().all():
             raise ValueError(
                 "The model's logits are NaN or infinite, so there is nothing to explain. A model in float16 may have "
@@ -294,23 +298,15 @@ def _displayed(photo):
     return photo if isinstance(photo, Image.Image) else Image.fromarray(np.ascontiguousarray(photo[..., 0]))
 
 
-def _known(method) -> Method | None:
-    """The entry of METHODS for a name or for a function of it, also a partial one; None for the caller's own."""
-    while isinstance(method, partial):
-        method = method.func
-    return METHODS.get(method) if isinstance(method, str) else {m.function: m for m in METHODS.values()}.get(method)
+def _named(function):
+    while isinstance(function, partial):
+        function = function.func
+    return getattr(function, "__name__", type(function).__name__)
 
 
-def _own_name(method):
-    while isinstance(method, partial):
-        method = method.func
-    return getattr(method, "__name__", type(method).__name__)
-
-
-def _options_of(method, options):
-    while isinstance(method, partial):
-        options, method = method.keywords | options, method.func
-    return dict(options)
+def _arguments(function):
+    """The options in a partial of a partial …, the outer ones winning."""
+    return _arguments(function.func) | function.keywords if isinstance(function, partial) else {}
 
 
 def load_model(

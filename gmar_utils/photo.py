@@ -170,17 +170,19 @@ def _to_8_bit(pixels, window, name):
     return (255 * ((pixels - low) / max(high - low, 1e-12)).clip(0, 1)).round().astype(np.uint8)
 
 
-def prepare(processor, pixels: np.ndarray) -> torch.Tensor:
-    """Pixel values (1, channels, h, w), float32, that `processor` makes of a picture (height, width, channels), uint8.
+def prepare(processor, pictures: Sequence[np.ndarray]) -> torch.Tensor:
+    """Pixel values (B, channels, h, w), float32, that `processor` makes of pictures (height, width, channels) in uint8.
 
     Pillow resizes pictures of one or three channels only; others go through channel by channel."""
     given = {"return_tensors": "pt", "input_data_format": "channels_last"}
-    channels = pixels.shape[-1]
+    channels = pictures[0].shape[-1]
     if channels in (1, 3):
-        return processor([pixels], **given)["pixel_values"].float()
+        return processor(list(pictures), **given)["pixel_values"].float()
     mean, std = processor.image_mean, processor.image_std
     single = [
-        processor([pixels[..., c : c + 1]], image_mean=[mean[c]], image_std=[std[c]], **given)["pixel_values"]
+        processor([p[..., c : c + 1] for p in pictures], image_mean=[mean[c]], image_std=[std[c]], **given)[
+            "pixel_values"
+        ]
         for c in range(channels)
     ]
     return torch.cat(single, 1).float()
@@ -236,7 +238,7 @@ def _deviation(size, processor):
 
     def shown(values):  # (height, width) in [0, 255] → (h, w) as prepared
         grey = np.broadcast_to(np.round(values).astype(np.uint8)[..., None], (*values.shape, channels))
-        return prepare(processor, np.ascontiguousarray(grey))[0, 0].double()
+        return prepare(processor, [np.ascontiguousarray(grey)])[0, 0].double()
 
     scaled, (top, left, *cropped) = resized_and_cropped(size, processor)
     blanks = [shown(np.full((64, 64), value)) for value in (0.0, 255.0)]
@@ -304,9 +306,3 @@ def minmax(maps: torch.Tensor) -> torch.Tensor:
     flat = maps.float().flatten(1)
     low, high = flat.aminmax(dim=1, keepdim=True)
     return ((flat - low) / (high - low).clamp_min(torch.finfo(flat.dtype).tiny)).view_as(maps)
-
-
-def symmetric(maps: torch.Tensor) -> torch.Tensor:
-    """Each map of (B, …) divided by its largest magnitude, to [−1, 1]: 0 stays 0."""
-    flat = maps.float().flatten(1)
-    return (flat / flat.abs().amax(1, keepdim=True).clamp_min(torch.finfo(flat.dtype).tiny)).view_as(maps)

@@ -18,7 +18,7 @@ OPACITY = 0.65  # of the map above the photo
 
 
 class Style(NamedTuple):
-    """How a method looks in every plot: its colour (from Okabe and Ito's colour-blind-safe set) and its place."""
+    """How a method looks in every plot: its colour and its place, as METHODS has them."""
 
     color: str
     order: int

@@ -35,9 +35,9 @@ class Recorder(TorchFunctionMode):
         graph: bool = True,
         join: Callable | None = None,
     ):
-        """prefix_tokens, grid: P and (R, C) where the caller gives them. graph False: no gradient below the last block's
-        output. join: cuts the graph between the blocks, so that gradients stay in one; from the list of their outputs it
-        makes what pooling and head read."""
+        """prefix_tokens, grid: P and (R, C) where the caller gives them. graph False: no gradient below the last
+        block's output. join: cuts the graph between the blocks, so that gradients stay in one; from the list of their
+        outputs it makes what pooling and head read."""
         super().__init__()
         self.prefix_tokens, self.grid, self.graph, self.join = prefix_tokens, grid, graph, join
         self.given = grid is not None
@@ -46,7 +46,7 @@ class Recorder(TorchFunctionMode):
             [],
             [],
             [],
-        )  # blocks in the order of calls; of attention; other calls
+        )  # blocks as they run; of each attention; other attention
         self.block, self.embeddings, self.pooled, self.hidden, self.again = None, [], 0, False, False
         self.functions = {
             F.scaled_dot_product_attention: self._attend,

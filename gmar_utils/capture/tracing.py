@@ -33,8 +33,8 @@ class Trace:
     """
 
     def __init__(self, model=None, pixel_values=None, wanted=None, layout=(None, None), graph=True, **seen):
-        """`trace` makes one of a model: wanted is its target, layout P and (R, C) as given. Without a model, `seen` holds
-        the attributes above, and "gradients"."""
+        """`trace` makes one of a model: wanted is its target, layout P and (R, C) as given. Without a model, `seen`
+        holds the attributes above, and "gradients"."""
         self.model, self.pixel_values = model, pixel_values
         self.layout, self._wanted, self._keeps_graph, self._graph = layout, wanted, graph, None
         self.__dict__ |= seen if model is not None else {"against": None} | seen
@@ -151,13 +151,15 @@ def recording(
         yield Recorder(prefix_tokens, grid, **options), x
 
 
-def differentiate(y: torch.Tensor, inputs: Sequence[torch.Tensor], retain_graph: bool = False) -> tuple:
-    """∂Σy/∂x, float32, for each input x. ValueError, in words, where no gradient passes."""
+def differentiate(
+    y: torch.Tensor, inputs: Sequence[torch.Tensor], retain_graph: bool = False, allow_unused: bool = False
+) -> tuple:
+    """∂Σy/∂x, float32, for each input x. ValueError, in words, where no gradient passes; with allow_unused, None."""
     half = torch.float16 in (y.dtype, *(x.dtype for x in inputs))
     scale = 1024 if half else 1  # or the gradients of a float16 model underflow
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            found = torch.autograd.grad(scale * y.sum(), inputs, retain_graph=retain_graph)
+            found = torch.autograd.grad(scale * y.sum(), inputs, retain_graph=retain_graph, allow_unused=allow_unused)
     except RuntimeError as error:
         if "does not require grad" not in str(error) and "not have been used in the graph" not in str(error):
             raise
@@ -165,7 +167,7 @@ def differentiate(y: torch.Tensor, inputs: Sequence[torch.Tensor], retain_graph:
             "The model passes no gradient from its logits to its attention: its layers are quantised, or something in "
             "it is detached. Use rollout or attention, or the model in floating point."
         ) from None
-    return tuple(g.float() / scale for g in found)
+    return tuple(None if g is None else g.float() / scale for g in found)
 
 
 def _readout(recorder, logits, model, pixel_values):

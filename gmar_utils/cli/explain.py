@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--image-size", type=types.image_size, metavar="N|HxW", help=size)
     window = "black and white of 16-bit pictures"
     add("--window", type=types.finite, nargs=2, metavar=("LOW", "HIGH"), help=window)
-    add("--out", type=Path, default=Path("explanations"), help="output folder (default: %(default)s)")
+    add("--out", type=types.folder, default=Path("explanations"), help="output folder (default: %(default)s)")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ COMMANDS = {  # name: (the module with its add_arguments and main, help)
     "explain": ("gmar_utils.cli.explain", "explain photos: an overlay, the map and a table"),
     "evaluate": ("gmar_utils.cli.evaluate", "judge methods on a data set, with error bars"),
     "finetune": ("gmar_utils.cli.finetune", "train a classifier to explain"),
+    "export": ("gmar_utils.cli.export", "write a model and its gradients as one ONNX graph"),
     "trust": ("gmar_utils.cli.trust", "judge which explanation of a model may be shown, on your photos"),
     "info": ("gmar_utils.cli.info", "versions, bundled models, or what is known of one model"),
 }

@@ -9,8 +9,10 @@ def printable(text: object) -> str:
 
 
 def say(text: object, *, error: bool = False) -> None:
-    """Print one line, to standard error when it is a problem or a warning."""
-    print(printable(text), file=sys.stderr if error else sys.stdout)
+    """Print one line, to standard error when it is a problem or a warning; "?" for what the terminal cannot show."""
+    stream = sys.stderr if error else sys.stdout
+    encoding = stream.encoding or "utf-8"
+    print(printable(text).encode(encoding, "replace").decode(encoding), file=stream)
 
 
 def plain_cell(text: object) -> str:

@@ -2,8 +2,9 @@
 
 import argparse
 import math
+from pathlib import Path
 
-ALPHA_MAX = 1e6  # beyond it nothing but the residual is left in a float32 map
+from ..methods.weighting import ALPHA_MAX
 
 
 def alpha(text: str) -> float:
@@ -20,6 +21,13 @@ def finite(text: str) -> float:
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"expected a finite number, got {text}")
     return value
+
+
+def folder(text: str) -> Path:
+    """A path that is not empty: an empty one would be the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected a folder, got an empty path")
+    return Path(text)
 
 
 def _number(text):

@@ -52,7 +52,7 @@ CURVES = {
 CLASSES = ("disc", "ring", "crescent", "half disc", *POLYGONS)
 
 
-def inside(name, u, v):
+def inside(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Whether the points (u, v) lie in the outline ``name`` at size 1, any array shape: bool of that shape."""
     return _polygon(u, v, POLYGONS[name]) if name in POLYGONS else CURVES[name](u, v)
 
@@ -68,7 +68,6 @@ def unit_scale() -> tuple[dict[str, float], dict[str, float]]:
         scale[name] = np.sqrt(points.sum() * (axis[1] - axis[0]) ** 2 / (np.pi / 2))
         reach[name] = np.hypot(u, v)[points].max() / scale[name]
     return scale, reach
-
 
 
 class Scenes(NamedTuple):
@@ -94,7 +93,7 @@ def _palettes(rng, n, against=None):
     return colours[far, np.arange(n)]
 
 
-def textures(rng, colours, size):
+def textures(rng: np.random.Generator, colours: np.ndarray, size: int) -> np.ndarray:
     """Fractal noise between three colours (n, 3, 3), stretched in a random direction: float32 (n, size, size, 3)."""
     n = len(colours)
     frequency = np.fft.fftfreq(size).astype(np.float32) * 64  # detail is tied to the picture, not to its pixels
@@ -205,10 +204,19 @@ def _occluder(rng, mask, taken, limit, size):
     return best
 
 
-def scenes(n, size=64, seed=0, objects=1, occlusion=0.0, start=0):
-    """``n`` scenes from number ``start`` on, with ``objects`` 1 or 2 of different classes and 0 to 3 blobs of no class.
+def scenes(n: int, size: int = 64, seed: int = 0, objects: int = 1, occlusion: float = 0.0, start: int = 0) -> Scenes:
+    """Scenes with 0 to 3 blobs of no class beside their objects.
 
-    ``occlusion`` is the largest share of the (first) object that one more blob may hide; the mask is the visible part.
+    Args:
+        n: How many.
+        size: Pixels.
+        seed: Same seed, same bytes.
+        objects: 1, or 2 of different classes.
+        occlusion: The largest share of the (first) object that one more blob may hide; the mask is the visible part.
+        start: The number of the first.
+
+    Raises:
+        ValueError: no scenes, another number of objects, or an occlusion outside [0, 1).
     """
     if n < 1:
         raise ValueError(f"expected at least one scene, got {n}")

@@ -144,7 +144,8 @@ def _shard(file):
         reason = error.__cause__ or error
         if getattr(reason, "errno", None):  # of the machine, such as a full disk, not of the file
             raise reason from None
-        raise ValueError(f"{file}: not a complete parquet file ({reason}). Download it again.") from error
+        said = " ".join(str(reason).split())
+        raise ValueError(f"{file}: not a complete parquet file ({said}). Download it again.") from error
     raise ValueError(f"{file}: expected columns image and label, got {list(features)}.")
 
 

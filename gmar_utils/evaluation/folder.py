@@ -9,14 +9,14 @@ import hashlib
 import io
 import json
 import os
-import tempfile
+import uuid
 import warnings
 import zlib
-from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 
+from ..files import atomic
 from .provenance import shown
 
 WAY_OUT = "Give another folder (--out), or delete this one to start again."
@@ -81,13 +81,8 @@ def write_block(file: Path, rows: pd.DataFrame, protocol: dict, settings: dict) 
 def write(file: Path, text: str) -> None:
     """All of the file or none of it, whenever the process is killed or the power fails."""
     try:
-        temporary = _temporary(file, text)
-        temporary.replace(file)
-        if hasattr(os, "O_DIRECTORY"):
-            folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-            with suppress(OSError):  # some network folders cannot
-                os.fsync(folder)
-            os.close(folder)
+        with atomic(file) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
         raise OSError(
             f"{_name(file)} could not be written ({error.strerror or error}). Make room, or give another --out; the "
@@ -100,26 +95,12 @@ def digest(settings: dict) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _temporary(file, text):
-    """A file beside `file` that holds `text`, on the disk and not only on its way there."""
-    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    try:
-        with open(handle, "w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(name, 0o644)
-    except BaseException:
-        os.unlink(name)
-        raise
-    return Path(name)
-
-
 def _create(file, text):
     """Whether `file` was made by this call: a link fails where another process was first."""
-    temporary = _temporary(file, text)
+    mine = file.with_name(f".{uuid.uuid4().hex}.{file.name}")
+    write(mine, text)
     try:
-        os.link(temporary, file)
+        os.link(mine, file)
     except FileExistsError:
         return False
     except OSError:  # a file system without links
@@ -129,7 +110,7 @@ def _create(file, text):
         except FileExistsError:
             return False
     finally:
-        temporary.unlink()
+        mine.unlink()
     return True
 
 

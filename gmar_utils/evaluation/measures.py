@@ -62,7 +62,8 @@ class Case:
     pixel_values: torch.Tensor  # (B, channels, height, width)
     predicted: torch.Tensor  # (B,)
     target: torch.Tensor  # (B,)
-    maps: torch.Tensor  # (B, R, C)
+    scores: torch.Tensor  # (B, R, C) as the method gives them, signed or not: what an order of patches is made from
+    maps: torch.Tensor  # (B, R, C) in [0, 1], as they are shown
     records: list
 
     @cached_property
@@ -89,8 +90,8 @@ class Case:
         return 100 if self.options["score"] == "probability" else 1
 
     def run(self, function: Callable, **options):
-        """A metric on this block's images, maps and targets."""
-        return function(self.forward, self.pixel_values, self.maps, self.target, **self.common, **options)
+        """A metric of the order of patches on this block's images, scores and targets."""
+        return function(self.forward, self.pixel_values, self.scores, self.target, **self.common, **options)
 
     def masks(self, field: str = "mask") -> list[torch.Tensor]:
         return [torch.as_tensor(np.array(r[field])) for r in self.records]
@@ -111,19 +112,15 @@ class Measure:
 
     Args:
         name: as `metrics=` and `--metrics` say it.
-        title: for prose.
-        direction: 1 where higher is better, −1 where lower is, of its first column.
-        needs: the fields a record must have besides the image.
-        columns: {column of the rows: (title, direction)}; direction 0: the column only describes.
+        columns: {column of the rows: (title, direction)}; 1: higher is better, −1: lower is, 0: it only describes.
         run: Case → Found.
+        needs: the fields a record must have besides the image.
     """
 
     name: str
-    title: str
-    direction: int
-    needs: tuple[str, ...]
     columns: dict[str, tuple[str, int]]
     run: Callable[[Case], Found]
+    needs: tuple[str, ...] = ()
 
 
 def _drop(case: Case, top: bool = False) -> Found:
@@ -132,7 +129,7 @@ def _drop(case: Case, top: bool = False) -> Found:
     result = metrics.masked_scores(
         case.forward,
         case.pixel_values,
-        case.maps,
+        case.scores if top else case.maps,
         case.target,
         score=case.options["score"],
         masking="top" if top else case.options["masking"],
@@ -222,70 +219,26 @@ def _which(case: Case) -> Found:
     return Found(values, Protocol("one of two", unit="photo pixel"), {"top_1": 100.0 * torch.tensor(right)})
 
 
+_DROP = {"average_drop": ("Avg Drop", -1), "coverage": ("Coverage", 0), "average_increase": ("Avg Increase", 1)}
+_TOP = {"average_drop_top": ("Avg Drop, top half", -1), "average_increase_top": ("Avg Increase, top half", 1)}
+_ROAD = {"road_morf": ("ROAD MoRF", -1), "road_lerf": ("ROAD LeRF", 1), "road": ("ROAD, LeRF − MoRF", 1)}
+_BOX = {"pointing_game": ("Pointing game", 1), "energy_in_box": ("Energy in box", 1)}
+_TWO = {"which": ("Which of two", 1), "which_auroc": ("AUROC of the two", 1), "top_1": ("Top-1", 0)}
 METRICS: dict[str, Measure] = {
     m.name: m
     for m in (
-        Measure(
-            "drop",
-            "Average drop and increase",
-            -1,
-            (),
-            {"average_drop": ("Avg Drop", -1), "coverage": ("Coverage", 0), "average_increase": ("Avg Increase", 1)},
-            _drop,
-        ),
-        Measure("insertion", "Insertion", 1, (), {"insertion": ("Insertion", 1)}, _curve("insertion")),
-        Measure("deletion", "Deletion", -1, (), {"deletion": ("Deletion", -1)}, _curve("deletion")),
-        Measure("srg", "Symmetric relevance gain", 1, (), {"srg": ("SRG", 1)}, _srg),
-        Measure("saco", "Salience-guided consistency", 1, (), {"saco": ("SaCo", 1)}, _saco),
-        Measure(
-            "drop-top",
-            "Average drop and increase of the top half",
-            -1,
-            (),
-            {"average_drop_top": ("Avg Drop, top half", -1), "average_increase_top": ("Avg Increase, top half", 1)},
-            lambda case: _drop(case, top=True),
-        ),
-        Measure(
-            "road",
-            "ROAD",
-            1,
-            (),
-            {"road_morf": ("ROAD MoRF", -1), "road_lerf": ("ROAD LeRF", 1), "road": ("ROAD, LeRF − MoRF", 1)},
-            _road,
-        ),
-        Measure(
-            "box",
-            "Pointing game and energy in the box",
-            1,
-            ("box",),
-            {"pointing_game": ("Pointing game", 1), "energy_in_box": ("Energy in box", 1)},
-            _box,
-        ),
-        Measure(
-            "pixel-accuracy",
-            "Pixel accuracy",
-            1,
-            ("mask",),
-            {"pixel_accuracy": ("Pixel accuracy", 1)},
-            _masks("pixel_accuracy"),
-        ),
-        Measure("iou", "Intersection over union", 1, ("mask",), {"iou": ("IoU", 1)}, _masks("iou")),
-        Measure(
-            "average-precision",
-            "Average precision",
-            1,
-            ("mask",),
-            {"average_precision": ("AP", 1)},
-            _masks("average_precision"),
-        ),
-        Measure(
-            "which",
-            "One of two objects",
-            1,
-            ("mask", "other"),
-            {"which": ("Which of two", 1), "which_auroc": ("AUROC of the two", 1), "top_1": ("Top-1", 0)},
-            _which,
-        ),
+        Measure("drop", _DROP, _drop),
+        Measure("insertion", {"insertion": ("Insertion", 1)}, _curve("insertion")),
+        Measure("deletion", {"deletion": ("Deletion", -1)}, _curve("deletion")),
+        Measure("srg", {"srg": ("SRG", 1)}, _srg),
+        Measure("saco", {"saco": ("SaCo", 1)}, _saco),
+        Measure("drop-top", _TOP, lambda case: _drop(case, top=True)),
+        Measure("road", _ROAD, _road),
+        Measure("box", _BOX, _box, ("box",)),
+        Measure("pixel-accuracy", {"pixel_accuracy": ("Pixel accuracy", 1)}, _masks("pixel_accuracy"), ("mask",)),
+        Measure("iou", {"iou": ("IoU", 1)}, _masks("iou"), ("mask",)),
+        Measure("average-precision", {"average_precision": ("AP", 1)}, _masks("average_precision"), ("mask",)),
+        Measure("which", _TWO, _which, ("mask", "other")),
     )
 }
 COLUMNS = {column: about for m in METRICS.values() for column, about in m.columns.items()}

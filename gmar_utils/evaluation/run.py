@@ -21,10 +21,11 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from .. import __version__
+from ..capture import trace
 from ..capture.layout import logits_of
 from ..capture.target import resolve_target
 from ..data import best_target
-from ..methods.registry import explain_many
+from ..methods.registry import in_batches, patch_scores, registered, scaled
 from ..metrics.faithfulness import step_count
 from ..metrics.forwards import choice, evaluating
 from ..model import Vit
@@ -178,18 +179,25 @@ def _try(vit, pixel_values, maps_of, options):
     """One image through every method: what cannot work is refused before anything runs."""
     for label, function in maps_of.items():
         try:
-            maps = _maps(vit, pixel_values, {label: function}, None)[label]
+            scores = _scores(vit, pixel_values, {label: function}, None)[label]
         except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(f"method {label!r} failed on the first image: {error}") from error
-        if not bool(maps.isfinite().all()):
-            raise ValueError(f"method {label!r} gives NaN or infinity on the first image.")
-    units = maps[0].numel() if options["unit"] == "patch" else pixel_values[0, 0].numel()
+    units = scores[0].numel() if options["unit"] == "patch" else pixel_values[0, 0].numel()
     step_count(options["steps"], options["unit"], units)
 
 
-def _maps(vit, pixel_values, maps_of, target):
+def _scores(vit, pixel_values, maps_of, target):
+    """{label: patch scores (B, R, C)}, signed where the method's are, from one trace for all of them."""
+    gradients = any(m is None or m.class_aware for m in map(registered, maps_of.values()))
+
+    def scores_of(part):
+        chosen = None if target is None else target[part]
+        seen = trace(vit.model, pixel_values[part], chosen, gradients=gradients, lazy=True)
+        return {label: patch_scores(label, function, seen) for label, function in maps_of.items()}
+
     with torch.autocast(pixel_values.device.type, enabled=False):  # a caller's autocast is for the metrics' forwards
-        return explain_many(vit.model, pixel_values, maps_of, target, upsample=False)
+        parts = in_batches(scores_of, len(pixel_values), 32)
+    return {label: torch.cat([p[label] for p in parts]) for label in maps_of}
 
 
 def _run_block(vit, forward, maps_of, names, options, common, numbered) -> tuple[pd.DataFrame, dict]:
@@ -202,8 +210,9 @@ def _run_block(vit, forward, maps_of, names, options, common, numbered) -> tuple
     predicted = resolve_target(vit.model, logits)
     target = predicted if options["target"] == "predicted" else _labels(vit, logits, records)
     rows, protocols, shared = [], {}, {}
-    for label, maps in _maps(vit, pixel_values, maps_of, target).items():
-        case = Case(vit, forward, options, common, pixel_values, predicted, target, maps, records)
+    for label, scores in _scores(vit, pixel_values, maps_of, target).items():
+        maps = scaled(scores, registered(maps_of[label]))
+        case = Case(vit, forward, options, common, pixel_values, predicted, target, scores, maps, records)
         values = {}
         for name in names:
             found = METRICS[name].run(case)
@@ -233,8 +242,8 @@ def _labels(vit, logits, records):
 
 def _preprocessing(processor):
     """Everything that the processor does to a picture."""
-    found = processor.to_dict() if hasattr(processor, "to_dict") else vars(processor)
-    return {k: v for k, v in found.items() if not k.startswith("_") and not callable(v)}
+    found = processor.to_dict() if hasattr(processor, "to_dict") else getattr(processor, "__dict__", {})
+    return {"kind": processor} | {k: v for k, v in found.items() if not k.startswith("_") and not callable(v)}
 
 
 def _sample_crc(record_of, chosen, count=8):

@@ -287,12 +287,16 @@ def state_map(
 ) -> torch.Tensor:
     """The explorer's map as a function of its settings: float32 (R, C) in [0, 1], at full precision.
 
-    model, photo   as in `explore`; one photo
-    target         class id; None: the predicted class
-    norm, alpha, variant   as in `gmar_utils.rollout.gmar`
-    layers         (first, last) layer that takes part, counted from 1; None: all
-    muted          (layer, head) pairs, counted from 1, that get weight 0; the layer's other weights grow in proportion.
-                   A layer with no weight left is passed over, like one outside `layers`
+    Args:
+        model: as in `explore`, and
+        photo: too; one photo.
+        target: class id; None: the predicted class.
+        norm: as in `gmar_utils.methods.weighting.gmar`, and
+        alpha: too, and
+        variant: too.
+        layers: (first, last) layer that takes part, counted from 1; None: all.
+        muted: (layer, head) pairs, counted from 1, that get weight 0; the layer's other weights grow in proportion. A
+            layer with no weight left is passed over, like one outside `layers`.
 
     >>> state_map(vit, photos["cat"], norm="l2", alpha=0.5, layers=(2, 6), muted=[(3, 1)])  # doctest: +SKIP
     """

@@ -31,6 +31,7 @@ def layer_maps(trace: Trace, pool: str = "model") -> torch.Tensor:
     reads the last block's tokens in the model reads those of all blocks, as one batch of L·B images."""
     if pool not in ("model", "mean"):
         raise ValueError(f"pool must be 'model' or 'mean', got {pool!r}.")
+    target = None if pool == "model" else trace.target  # what the head says of means is not the model's prediction
 
     def join(outputs):
         return torch.cat([o.mean(1, keepdim=True).expand_as(o) for o in outputs] if pool == "mean" else outputs)
@@ -40,10 +41,11 @@ def layer_maps(trace: Trace, pool: str = "model") -> torch.Tensor:
         depth, batch = len(recorder.attentions), len(pixel_values)
         if len(logits) != depth * batch:
             raise ValueError(
-                f"LeGrad has the head of {type(trace.model).__name__} read all {depth} layers as one batch, and it gives "
-                f"{len(logits)} rows for {depth} × {batch}. Use another method, such as gmar."
+                f"LeGrad has the head of {type(trace.model).__name__} read all {depth} layers as one batch, and it "
+                f"gives {len(logits)} rows for {depth} × {batch}. Use another method, such as gmar."
             )
-        trace.score(recorder, logits[-batch:])  # the last layer's are the model's own
+        if target is None:
+            trace.score(recorder, logits[-batch:])  # the last layer's are the model's own
         against = None if trace.against is None else trace.against.repeat(depth)
         y = class_score(logits, trace.target.repeat(depth), against)
     return torch.stack([g.relu().mean((1, 2)) for g in differentiate(y, recorder.attentions)], 1)

@@ -12,7 +12,7 @@ from ..capture import Trace, trace
 from ..capture.checks import check_model, check_pixel_values, out_of_memory
 from ..capture.target import parse_target
 from ..photo import minmax, resize
-from . import activation, baselines, layerwise, weighting
+from . import activation, baselines, layerwise, perturbation, propagation, weighting
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Method:
         name: the key in METHODS.
         title: its name in prose.
         function: (trace, **options) → token scores (B, N).
-        color: in every plot.
+        color: in every plot; colours are told apart with deuteranopia and protanopia too.
         citation: a key of the book's bibliography.
-        signed: scores below 0 speak against the class.
+        signed: scores below 0 speak against the class; maps show the rest unless `explain(signed=True)` is asked for.
         class_aware: False for a map that is the same for every class and needs no gradient.
     """
 
@@ -46,6 +46,10 @@ METHODS: dict[str, Method] = {
         Method("gmar", "GMAR", weighting.gmar, "#D55E00", "jo2025gmar"),
         Method("legrad", "LeGrad", layerwise.legrad, "#009E73", "bousselham2024legrad"),
         Method("chefer", "Gradient attention rollout", baselines.chefer, "#56B4E9", "chefer2021generic"),
+        Method("libra", "LibraGrad", propagation.libra, "#332288", "mehri2025libragrad", signed=True),
+        Method("attnlrp", "AttnLRP", propagation.attnlrp, "#661100", "achtibat2024attnlrp", signed=True),
+        Method("cdam", "CDAM", activation.cdam, "#AA4499", "brocki2023cdam", signed=True),
+        Method("occlusion", "Occlusion", perturbation.occlusion, "#7A4A00", "zeiler2014visualizing", signed=True),
         Method("attention", "Last-layer attention", baselines.attention, "#E69F00", class_aware=False),
         Method("random", "Random", baselines.random, "#7F7F7F", class_aware=False),
         Method("center", "Centre", baselines.center, "#4D4D4D", class_aware=False),
@@ -84,12 +88,15 @@ def explain(
     target=None,
     upsample: bool = True,
     *,
+    signed: bool = False,
     prefix_tokens: int | None = None,
     grid: tuple[int, int] | None = None,
     batch_size: int = 32,
     **options,
 ) -> torch.Tensor:
     """A map for each image: float32 (B, height, width) in [0, 1], min–max per image; a constant map becomes 0.
+
+    Methods whose scores have a sign (`Method.signed`) show what speaks for the class: ReLU, then min–max.
 
     Args:
         model: transformers or timm-style classifier.
@@ -98,17 +105,20 @@ def explain(
         target: None (the predicted class) | a class id | (B,) ids as list, array or tensor | a tuple (a, b), the
             contrast y = y_a − y_b.
         upsample: False gives the patch map (B, R, C), min–max too.
+        signed: True keeps the sign, for a diverging palette: [−1, 1], divided by the image's largest absolute value.
         prefix_tokens: P, and
         grid: (R, C): as in `trace`.
         batch_size: images at a time, halved where memory runs out.
 
     Raises:
-        ValueError: an unknown method. TypeError: an unknown option, naming those that the method takes.
+        ValueError: an unknown method.
+        TypeError: an unknown option, naming those that the method takes; signed=True for a method without a sign.
 
     >>> maps = explain(vit.model, vit.preprocess(photos), "gmar", norm="l2")  # doctest: +SKIP
     """
     methods, layout = {"map": bind(method, **options)}, {"prefix_tokens": prefix_tokens, "grid": grid}
-    return explain_many(model, pixel_values, methods, target, upsample, batch_size=batch_size, **layout)["map"]
+    layout |= {"signed": signed, "batch_size": batch_size}
+    return explain_many(model, pixel_values, methods, target, upsample, **layout)["map"]
 
 
 def explain_many(
@@ -118,6 +128,7 @@ def explain_many(
     target=None,
     upsample: bool = True,
     *,
+    signed: bool = False,
     prefix_tokens: int | None = None,
     grid: tuple[int, int] | None = None,
     batch_size: int = 32,
@@ -125,31 +136,50 @@ def explain_many(
     """{label: name or callable} → {label: maps}, as `explain`; one trace serves every map."""
     check_model(model)
     pixel_values = check_pixel_values(pixel_values, model)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
     methods = {label: bind(method) for label, method in methods.items()}
     target = parse_target(target, len(pixel_values))
-    gradients = any(_class_aware(f) for f in methods.values())
+    known = {label: registered(f) for label, f in methods.items()}
+    gradients = any(m is None or m.class_aware for m in known.values())  # of another function nobody knows: at hand
+    unsigned = [m.name for m in known.values() if m and not m.signed]
+    if signed and unsigned:
+        have = ", ".join(m.name for m in METHODS.values() if m.signed)
+        raise TypeError(f"{', '.join(unsigned)} takes no option 'signed': its scores have no sign; {have} do.")
 
     def maps_of(part):
         chosen = target[part] if isinstance(target, torch.Tensor) and target.ndim else target
         seen = trace(model, pixel_values[part], chosen, prefix_tokens, grid, gradients=gradients, lazy=True)
-        size = pixel_values.shape[-2:] if upsample else None
-        return {label: _finish(patch_scores(label, method, seen), size) for label, method in methods.items()}
+        maps = {label: scaled(patch_scores(label, f, seen), known[label], signed) for label, f in methods.items()}
+        return {k: _enlarged(v, pixel_values.shape[-2:], signed) for k, v in maps.items()} if upsample else maps
 
     parts = in_batches(maps_of, len(pixel_values), batch_size)
     return {label: torch.cat([p[label] for p in parts]) for label in methods}
 
 
-def _class_aware(function):
-    """Whether the map needs gradients; of a function that is not in METHODS nobody knows, so they are at hand."""
+def registered(function: Callable) -> Method | None:
+    """The entry of METHODS behind a function, also behind a `functools.partial` of it."""
     while isinstance(function, partial):
         function = function.func
-    return {m.function: m.class_aware for m in METHODS.values()}.get(function, True)
+    return next((m for m in METHODS.values() if m.function == function), None)
+
+
+def scaled(maps: torch.Tensor, method: Method | None = None, signed: bool = False) -> torch.Tensor:
+    """Patch scores (B, R, C) as they are shown; a constant map becomes 0.
+
+    Args:
+        maps: (B, R, C).
+        method: what made them: the scores of a signed method pass a ReLU. None: as they are.
+        signed: True gives [−1, 1], divided by each map's largest absolute value; False gives [0, 1], min–max.
+    """
+    if signed:
+        maps = maps.float()
+        return maps / maps.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
+    return minmax(maps.relu() if method and method.signed else maps)
 
 
 def in_batches(function, total, size):
     """[function(slice)] over `total` images, `size` at a time; half as many whenever memory runs out, down to 1."""
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(f"batch_size must be a whole number of at least 1, got {size!r}.")
     results, start = [], 0
     while start < total:
         step = min(size, total - start)
@@ -177,8 +207,6 @@ def patch_scores(label, method, seen):
     return seen.patches(scores.detach().float())
 
 
-def _finish(maps, size):
-    maps = minmax(maps)  # first, because interpolation's rounding would turn a constant map into noise
-    if size is None:
-        return maps
-    return minmax(resize(maps, size))
+def _enlarged(maps, size, signed):
+    """At image size. The maps are scaled before, too: rounding here would turn a constant map into noise."""
+    return scaled(resize(maps, size), signed=signed)

@@ -1,5 +1,6 @@
 """Attention rollout and GMAR: one function with different head weights."""
 
+import numbers
 import warnings
 from collections.abc import Sequence
 
@@ -8,21 +9,35 @@ import torch
 from ..capture import Trace
 
 VARIANTS = ("paper", "report", "output-first")
+ALPHA_MAX = 1e6  # beyond it float32 has little room beside the residual
+NORMS = ("l1", "l2", "bth", None)
 
 
-def head_weights(gradients: Sequence[torch.Tensor], norm: str | None = "l1") -> tuple[torch.Tensor, ...]:
+def head_weights(
+    gradients: Sequence[torch.Tensor], norm: str | None = "l1", attentions: Sequence[torch.Tensor] | None = None
+) -> tuple[torch.Tensor, ...]:
     """Head weights w (B, H) of each layer: the norm of a head's gradient, divided by the sum over heads.
 
-    gradients  L tensors (B, H, N, N), ∂y/∂A
-    norm       "l1" (sum of absolute values) | "l2" (root of the sum of squares) | None: 1/H for every head
-
-    Weights of a layer whose gradients are all zero are 1/H, with a warning. Source: Eq. 2 of [jo2025gmar], per image
+    Weights of a layer whose norms are all zero are 1/H, with a warning. Source: Eq. 2 of [jo2025gmar], per image
     and per layer as [joita2025comparative] writes it; the algorithm of the first computes one vector for all layers.
+
+    Args:
+        gradients: L tensors (B, H, N, N), ∂y/∂A.
+        norm: "l1" (sum of absolute values) | "l2" (root of the sum of squares) | "bth", the mean of |AᵀG| as in Beyond
+            Intuition's BT-H [chen2022beyond] | None: 1/H for every head.
+        attentions: L tensors (B, H, N, N), A; only "bth" reads them.
+
+    Raises:
+        ValueError: For another `norm`, or "bth" without attentions.
     """
-    if norm not in ("l1", "l2", None):
-        raise ValueError(f"norm must be 'l1', 'l2' or None, got {norm!r}.")
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(map(repr, NORMS))}; got {norm!r}.")
     if norm is None:
         return tuple(g.new_full(g.shape[:2], 1 / g.shape[1], dtype=torch.float32) for g in gradients)
+    if norm == "bth":
+        if attentions is None:
+            raise ValueError("norm='bth' needs attentions=, the attention of every layer.")
+        gradients = [a.float().transpose(-2, -1) @ g.float() for a, g in zip(attentions, gradients, strict=True)]
     size = torch.stack([_norm(g.float(), norm) for g in gradients])
     total = size.sum(-1, keepdim=True)
     if not total.all():
@@ -34,7 +49,7 @@ def head_weights(gradients: Sequence[torch.Tensor], norm: str | None = "l1") -> 
 
 def _norm(g, norm):
     # abs and sum: PyTorch's own L1 norm is several times slower on a CPU
-    return g.abs().sum((-2, -1)) if norm == "l1" else torch.linalg.vector_norm(g, dim=(-2, -1))
+    return torch.linalg.vector_norm(g, dim=(-2, -1)) if norm == "l2" else g.abs().sum((-2, -1))
 
 
 def fuse(attention: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -49,13 +64,16 @@ def weighted_rollout(
 ) -> torch.Tensor:  # fmt: skip
     """Token scores v₀ᵀR (B, N), float32. The row is carried as a vector: O(LN²) in place of O(LN³).
 
-    attentions  L tensors (B, H, N, N)      weights  L tensors (B, H)      readout  v₀, (N,) or (B, N)
-    alpha       strength of the residual, ≥ 0
-    variant     "paper"         R ← R Â⁽ˡ⁾ + αI, first layer first: Eq. 3 and Algorithm 1 of [jo2025gmar]
-                "report"        Π (Â⁽ˡ⁾ + αI), first layer leftmost, as both texts print it [joita2025comparative]
-                "output-first"  Π (Â⁽ˡ⁾ + αI), last layer leftmost [abnar2020quantifying]
-
     The unbounded product grows as (1 + α)^L; it is divided by 1 + α a layer, which only rescales the scores.
+
+    Args:
+        attentions: L tensors (B, H, N, N).
+        weights: L tensors (B, H).
+        readout: v₀, (N,) or (B, N).
+        alpha: strength of the residual, ≥ 0.
+        variant: "paper" is R ← R Â⁽ˡ⁾ + αI, first layer first: Eq. 3 and Algorithm 1 of [jo2025gmar]; "report" is
+            Π (Â⁽ˡ⁾ + αI), first layer leftmost, as both texts print it [joita2025comparative]; "output-first" is
+            Π (Â⁽ˡ⁾ + αI), last layer leftmost [abnar2020quantifying].
     """
     alpha = _check(attentions, weights, alpha, variant)
     start = v = _row(readout, attentions)
@@ -99,8 +117,9 @@ def gmar(trace: Trace, norm: str | None = "l1", alpha: float = 1.0, variant: str
     """GMAR (B, N) [jo2025gmar]: rollout with the heads weighted by the norm of their gradient.
 
     norm as `head_weights`, alpha and variant as `weighted_rollout`. The paper leaves α open; 1 is the default here.
-    Head weights are per layer, as in [joita2025comparative]."""
-    weights = _uniform(trace) if norm is None else head_weights(trace.gradients, norm)
+    Head weights are per layer, as in [joita2025comparative]. norm="bth" with variant="output-first" is rollout with the
+    head weights of Beyond Intuition, not that whole method, which starts at layer 4 and gates its map."""
+    weights = _uniform(trace) if norm is None else head_weights(trace.gradients, norm, trace.attentions)
     return weighted_rollout(trace.attentions, weights, trace.readout, alpha, variant)
 
 
@@ -122,8 +141,8 @@ def _uniform(trace):
 def _check(attentions, weights, alpha, variant):
     if variant not in VARIANTS:
         raise ValueError(f"variant must be one of {', '.join(VARIANTS)}; got {variant!r}.")
-    if not 0 <= alpha < float("inf"):
-        raise ValueError(f"alpha must be a finite number ≥ 0, got {alpha}.")
+    if not isinstance(alpha, numbers.Real | torch.Tensor) or not 0 <= alpha <= ALPHA_MAX:
+        raise ValueError(f"alpha must be a finite number from 0 to {ALPHA_MAX:g}, got {alpha!r}.")
     if len(attentions) != len(weights):
         raise ValueError(f"{len(attentions)} layers of attention, but weights for {len(weights)}.")
     return float(alpha)

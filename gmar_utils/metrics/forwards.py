@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import nn
 
 from ..capture.checks import check_model, check_pixel_values
-from ..capture.layout import logits_of, unwrap
+from ..capture.layout import find_blocks, logits_of, unwrap
 from ..capture.settling import settled
 from ..capture.target import class_score, probability, resolve_target
 
@@ -50,21 +51,35 @@ def evaluating(model: nn.Module, pixel_values: torch.Tensor, precision: str = "f
     Args:
         model: any classifier.
         pixel_values: (B, channels, height, width).
-        precision: "float32" | "auto": autocast to `cheap_dtype`, with the norms, the softmax and the head in float32.
-            A model in half precision stays in it, and a caller's own autocast is kept.
+        precision: "float32" | "auto": the blocks in `cheap_dtype`, with norms, softmax and head in float32 (on a GPU
+            the head is cheap too). A model in half precision stays in it, and a caller's own autocast is kept.
     """
     choice("precision", precision, ("float32", "auto"))
     device, dtype, module = pixel_values.device.type, pixel_values.dtype, unwrap(model)
     with settled(module), ExitStack() as stack:
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
-        elif precision == "auto" and dtype == torch.float32 and cheap_dtype(pixel_values.device) != torch.float32:
-            dtype = cheap_dtype(pixel_values.device)
-            for head in _heads(module):
-                stack.callback(head.register_forward_hook(_again_in_float32).remove)
-            stack.enter_context(torch.autocast(device, dtype))
+        elif precision == "auto" and dtype == torch.float32:
+            dtype = _made_cheap(module, pixel_values.device, stack)
         stack.enter_context(torch.inference_mode())
         yield str(dtype).removeprefix("torch.")
+
+
+def _made_cheap(module, device, stack):
+    """Autocast to `cheap_dtype` for as long as the stack is open; the type that the blocks then compute in."""
+    dtype, blocks = cheap_dtype(device), find_blocks(module)
+    if dtype == torch.float32 or not blocks:
+        return torch.float32
+    if device.type == "cuda":  # around all of the model: compiled, it is one graph
+        stack.enter_context(torch.autocast(device.type, dtype))
+        return dtype
+    # Inside the blocks alone: what reads their output (norm, head, a product with text) stays in float32. Logits that
+    # differ by less than a half-precision step must not become equal. Norms inside follow the float32 they are given.
+    for block in blocks:
+        own = block.__dict__.get("forward")
+        stack.callback(partial(setattr, block, "forward", own) if own else partial(delattr, block, "forward"))
+        block.forward = torch.autocast(device.type, dtype)(block.forward)
+    return dtype
 
 
 def score_of(model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor, score: str) -> torch.Tensor:
@@ -89,15 +104,3 @@ def each_row(
     rows = torch.arange(images * steps, device=device)
     scores = [run(row // steps, row % steps) for row in rows.split(batch_size)]
     return torch.cat(scores).unflatten(0, (images, steps))
-
-
-def _heads(module):
-    """The classifier's linear layers: the last one, and its equals in number of outputs (DeiT has two)."""
-    linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
-    return [m for m in linear if m.out_features == linear[-1].out_features]
-
-
-def _again_in_float32(head, inputs, output):
-    """Logits that differ by less than a half-precision step must not become equal: the head runs outside autocast."""
-    with torch.autocast(inputs[0].device.type, enabled=False):
-        return head.forward(inputs[0].float())

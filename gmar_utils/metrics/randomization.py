@@ -35,10 +35,14 @@ def parameter_randomization(
 
     [adebayo2018sanity]
 
-    explain  (model, pixel_values) → maps (B, height, width) in [0, 1]. Fix its target to the class that the trained
-             model predicts, so that the same question is asked at every stage.
-
     A map that stays as it was does not depend on what the model has learnt. The model itself is left as it is.
+
+    Args:
+        model: the trained model.
+        pixel_values: (B, channels, height, width).
+        explain: (model, pixel_values) → maps (B, height, width) in [0, 1]. Fix its target to the class that the trained
+            model predicts, so that the same question is asked at every stage.
+        seed: of the new weights.
     """
     before = explain(model, pixel_values)
     stages, ranks, similarities = [], [], []

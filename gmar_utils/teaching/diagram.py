@@ -24,33 +24,77 @@ def token(ax, x: float, y: float, text: str = "", fill: str = PATCH, size: float
     half = size / 2
     if image is not None:
         ax.imshow(image, extent=(x - half, x + half, y + half, y - half), interpolation="nearest", zorder=2)
-    ax.add_patch(Rectangle((x - half, y - half), size, size, facecolor="none" if image is not None else fill,
-                           edgecolor=INK, linewidth=0.8, zorder=3))  # fmt: skip
+    ax.add_patch(
+        Rectangle(
+            (x - half, y - half),
+            size,
+            size,
+            facecolor="none" if image is not None else fill,
+            edgecolor=INK,
+            linewidth=0.8,
+            zorder=3,
+        )
+    )
     ax.text(x, y, text, ha="center", va="center", color=_ink_on(fill), zorder=4, **{"fontsize": 9, **font})
 
 
 def head(ax, x: float, y: float, weight: float | None = None, text: str = "", width: float = 2.4, height: float = 0.55):
     """A head: a strip with its centre at (x, y). `weight` in [0, 1] fills its left part, like a gauge."""
     corner = (x - width / 2, y - height / 2)
-    ax.add_patch(FancyBboxPatch(corner, width, height, boxstyle="round,pad=0,rounding_size=0.12", facecolor="white",
-                                edgecolor=INK, linewidth=0.8, zorder=2))  # fmt: skip
+    ax.add_patch(
+        FancyBboxPatch(
+            corner,
+            width,
+            height,
+            boxstyle="round,pad=0,rounding_size=0.12",
+            facecolor="white",
+            edgecolor=INK,
+            linewidth=0.8,
+            zorder=2,
+        )
+    )
     if weight is not None:
-        ax.add_patch(FancyBboxPatch(corner, width * weight, height, boxstyle="round,pad=0,rounding_size=0.12",
-                                    facecolor="#F3B58B", edgecolor="none", zorder=2.5))  # fmt: skip
+        ax.add_patch(
+            FancyBboxPatch(
+                corner,
+                width * weight,
+                height,
+                boxstyle="round,pad=0,rounding_size=0.12",
+                facecolor="#F3B58B",
+                edgecolor="none",
+                zorder=2.5,
+            )
+        )
     ax.text(x, y, text, ha="center", va="center", fontsize=9, color=INK, zorder=4)
 
 
 def box(ax, x: float, y: float, text: str, width: float = 2.4, height: float = 1.0, fill: str = "#F2F2F2"):
     """An operation: a rounded box with its centre at (x, y)."""
-    ax.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height, facecolor=fill, edgecolor="0.55",
-                                boxstyle="round,pad=0,rounding_size=0.2", linewidth=0.8, zorder=2))  # fmt: skip
+    ax.add_patch(
+        FancyBboxPatch(
+            (x - width / 2, y - height / 2),
+            width,
+            height,
+            facecolor=fill,
+            edgecolor="0.55",
+            boxstyle="round,pad=0,rounding_size=0.2",
+            linewidth=0.8,
+            zorder=2,
+        )
+    )
     ax.text(x, y, text, ha="center", va="center", fontsize=9, color=INK, zorder=4)
 
 
 def arrow(ax, start, end, text: str = "", color: str = INK, width: float = 1.2, bend: float = 0.0):
     """Data that flows from `start` to `end`; `bend` curves the arrow, `text` stands above its middle."""
-    style = {"arrowstyle": "-|>", "color": color, "linewidth": width, "shrinkA": 1, "shrinkB": 1,
-             "connectionstyle": f"arc3,rad={bend}"}  # fmt: skip
+    style = {
+        "arrowstyle": "-|>",
+        "color": color,
+        "linewidth": width,
+        "shrinkA": 1,
+        "shrinkB": 1,
+        "connectionstyle": f"arc3,rad={bend}",
+    }
     ax.annotate("", end, start, arrowprops=style, zorder=1)
     if text:
         ax.text((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 - 0.18, text, ha="center", va="bottom", fontsize=9)

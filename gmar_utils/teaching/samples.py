@@ -4,6 +4,8 @@ from PIL import Image
 
 from ..data import drawing
 
+#: The methods that chapters compare: six that explain, then the two that any method must beat.
+EIGHT = ("grad-cam", "rollout", "gmar", "legrad", "chefer", "attention", "random", "center")
 PHOTOS = {"cat": "chelsea", "coffee": "coffee", "rocket": "rocket", "astronaut": "astronaut", "camera": "camera"}
 
 

@@ -54,6 +54,18 @@ The other maps, as ([CLS], cat, cup); the entry of [CLS] is never shown:
 ([[[0.0, 0.5, 0.1667], [0.3667, 0.7333, 0.4]]], [[0.1833, 0.6167, 0.2833]])
 >>> round_(gradcam(seen))
 [[0.88, 1.76, 0.96]]
+
+Attention apart, this model is linear, so LibraGrad at the input gives each patch what it adds to the logit, 4.92 and
+1.24; so does hiding one patch after the other. AttnLRP gives a half to what passes through attention once and a quarter
+to what passes twice, 1.8/2 + 1.8/2 + 1.32/4 for the cat; CDAM sees the last attention alone, 1.4 × 1.8 + 0.2 × 0.2:
+
+>>> from gmar_utils.methods.activation import cdam
+>>> from gmar_utils.methods.perturbation import occlusion
+>>> from gmar_utils.methods.propagation import attnlrp, libra
+>>> round_(libra(seen, layers="input")), round_(occlusion(seen, size=1))
+([[0.0, 4.92, 1.24]], [[0.0, 4.92, 1.24]])
+>>> round_(attnlrp(seen)), round_(cdam(seen))
+([[0.0, 2.13, 0.56]], [[0.44, 2.56, 0.96]])
 """
 
 import torch
@@ -127,7 +139,7 @@ class _NoNorm(nn.LayerNorm):
     """A LayerNorm in name only: Grad-CAM looks for one; by hand we prefer to leave the numbers alone."""
 
     def forward(self, input):
-        return input
+        return input.view_as(input)  # a tensor of its own, as a norm's output is: the residual goes round it
 
 
 def round_(values: torch.Tensor) -> list:

@@ -6,8 +6,21 @@ import torch
 import torch.nn.functional as F
 
 
-def random_views(images, generator, px, crop, turn=False):
-    """Random crop (area ``crop`` to 1, any place), flip and turn of uint8 (B, 3, H, W): float32 (B, 3, px, px)."""
+def random_views(
+    images: torch.Tensor, generator: torch.Generator, px: int, crop: float, turn: bool = False
+) -> torch.Tensor:
+    """A random crop, flip and turn of each picture.
+
+    Args:
+        images: uint8 (B, 3, H, W).
+        generator: Every random choice comes from it.
+        px: Side of the views.
+        crop: Smallest share of the area; the place is free.
+        turn: Also by a multiple of 90 degrees.
+
+    Returns:
+        float32 (B, 3, px, px), 0 to 255.
+    """
     b = len(images)
     r = torch.rand(5, b, generator=generator)
     side = torch.sqrt(crop + (1 - crop) * r[0])
@@ -20,14 +33,23 @@ def random_views(images, generator, px, crop, turn=False):
     return F.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
 
 
-def resized(images, px):
+def resized(images: torch.Tensor, px: int) -> torch.Tensor:
     """Whole pictures, uint8 (B, 3, H, W), as float32 (B, 3, px, px)."""
     images = images.float()
     return images if images.shape[-1] == px else F.interpolate(images, size=(px, px), mode="bilinear", antialias=True)
 
 
-def mixed(pixels, targets, generator):
-    """Mixup or cutmix, half of the times each, of a batch with itself reversed; targets (B, K) are probabilities."""
+def mixed(pixels: torch.Tensor, targets: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mixup or cutmix, half of the times each, of a batch with itself reversed.
+
+    Args:
+        pixels: (B, 3, H, W).
+        targets: Probabilities (B, K).
+        generator: Every random choice comes from it.
+
+    Returns:
+        Pixels and targets, mixed in the same shares.
+    """
     keep, which, top, left = torch.rand(4, generator=generator).tolist()
     other = pixels.flip(0)
     if which < 0.5:

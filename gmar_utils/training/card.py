@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..checkpoint import bundled
 from ..evaluation.provenance import provenance, shown
-from ..model import bundled
 
 TERMS = {
     "tiny-imagenet": "Training pictures: Tiny-ImageNet, part of ImageNet, which gives its pictures for non-commercial "
@@ -31,7 +31,7 @@ def model_card(
         config: The model's.
         recipe: Its entries.
         found: {what was measured: {name: number}}.
-        history: ``step``, ``log`` and ``changes`` of the training, where they are known.
+        history: What `state.history` says of the training, where it is known.
         story: What the recipe does not say.
 
     Returns:
@@ -100,6 +100,12 @@ def _training(history, batch_size):
     """Images seen, changes of the length, about twelve rows of the log, and the curve of the watched accuracy."""
     rows = [row | {"images seen": row["step"] * batch_size} for row in history["log"]]
     parts = [f"{history['step'] * batch_size:,} images seen in {history['step']:,} steps."]
+    known = history["settings"]
+    if known:
+        parts.append(
+            f"{known['training pictures'][0]:,} training pictures; SHA-256 of the starting weights: "
+            f"`{known['starting weights']}`; {known['processes']} process(es), autocast: {known['precision']}."
+        )
     for change in history["changes"]:
         parts.append(
             f"At step {change['step']:,}, at the full learning rate, epochs were changed from {change['before']:g} to "
@@ -117,4 +123,4 @@ def _training(history, batch_size):
 
 
 def _table(rows):
-    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+    return pd.DataFrame(rows, dtype=object).fillna("").to_markdown(index=False, disable_numparse=True)

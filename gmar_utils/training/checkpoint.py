@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,8 +15,9 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
-from .. import model as models
+from ..checkpoint import image_processor, located, pretrained
 from ..data import drawing
+from ..model import Vit, load_model
 from .augment import resized
 from .card import model_card
 from .recipe import Recipe, pictures
@@ -35,7 +35,7 @@ def starting_point(recipe: Recipe, words: Sequence[str]) -> tuple[nn.Module, ViT
         The model, and the processor of its checkpoint: a plain resize, as in training, normalised as it was trained.
 
     Raises:
-        ValueError: more layers asked for than there are.
+        ValueError: more layers asked for than there are, or a checkpoint that is not whole.
         OSError: ``init`` is neither bundled, nor a folder, nor a hub id that answers.
     """
     named = {"id2label": dict(enumerate(words)), "label2id": {w: i for i, w in enumerate(words)}}
@@ -43,14 +43,13 @@ def starting_point(recipe: Recipe, words: Sequence[str]) -> tuple[nn.Module, ViT
     if isinstance(recipe.init, dict):
         model = ViTForImageClassification(ViTConfig(**recipe.init, **named))
         return model, _processor(model, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    source = models.CHECKPOINTS / recipe.init if recipe.init in models.bundled() else recipe.init
     if recipe.layers:
-        count = getattr(AutoConfig.from_pretrained(source), "num_hidden_layers", 0)
+        count = getattr(AutoConfig.from_pretrained(located(recipe.init)), "num_hidden_layers", 0)
         if recipe.layers > count:
             raise ValueError(f"expected layers to be at most {count}, as {recipe.init!r} has, got {recipe.layers}.")
         named["num_hidden_layers"] = recipe.layers
-    model = models._from_pretrained(source, recipe.init, new_head=True, ignore_mismatched_sizes=True, **named)
-    theirs = models._processor(source, model.config, None, None, None)
+    model = pretrained(recipe.init, new_head=True, **named)
+    theirs = image_processor(located(recipe.init), model)
     cut_positions(model, max(recipe.sizes()))
     return model, _processor(model, theirs.image_mean, theirs.image_std)
 
@@ -132,9 +131,7 @@ def accuracy(
     return {"top1": round(100 * top1, 2), "top5": round(100 * top5, 2), "loss": round(loss, 4)}
 
 
-def measure(
-    vit: models.Vit, source: str | None = None, sizes: Sequence[int] | None = None
-) -> dict[str, dict[str, float]]:
+def measure(vit: Vit, source: str | None = None, sizes: Sequence[int] | None = None) -> dict[str, dict[str, float]]:
     """Accuracy on pictures that no training saw.
 
     Args:
@@ -191,7 +188,7 @@ def save(
         run: The folder of `train`'s state and log.
 
     Returns:
-        The accuracies, as `measure` returns them: at the size trained at most often, and at the largest.
+        The accuracies, as `measure` returns them: at the model's own size, and at the one trained at most.
 
     Raises:
         OSError: the folder could not be written.
@@ -201,12 +198,11 @@ def save(
     shutil.rmtree(fresh, ignore_errors=True)
     model = copy.deepcopy(model).half()
     model.config.id2label, model.config.label2id = dict(enumerate(words)), {w: i for i, w in enumerate(words)}
-    counts = Counter(recipe.sizes())
     try:
         model.save_pretrained(fresh)
         processor.save_pretrained(fresh)
-        vit = models.load_model(fresh)
-        found = measure(vit, source, sorted({max(counts), counts.most_common(1)[0][0]}))
+        vit = load_model(fresh)
+        found = measure(vit, source, sorted({vit.model.config.image_size, recipe.usual_size()}))
         card = model_card(out.name, vit.model.config, asdict(recipe), found, history(run) if run else {}, story)
         card.save(fresh / "README.md")
         for file in sorted(fresh.iterdir()):

@@ -147,7 +147,7 @@ def _run(engine, model, processor, images, labels, recipe, out, total, watch, ac
         precision=engine.mixed_precision,
     )
     images, labels = images.to(device), (labels if labels.ndim == 2 else labels[:, None]).to(device)
-    normalize = normalizer(processor, device)
+    normalize, options = normalizer(processor, device), any_size(model)
     model = model.to(device).train()
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None
     watched = average.module if average else model
@@ -167,7 +167,7 @@ def _run(engine, model, processor, images, labels, recipe, out, total, watch, ac
         px = pixels_at(recipe, step, total)
         pixels, targets, mixing = _batch(images, labels, recipe, step, px, normalize, model.num_labels, engine)
         _set_rates(solvers, recipe.learning_rate * rate(step))
-        loss, hits = _update(engine, wrapped, solvers, pixels, targets, recipe, accumulate)
+        loss, hits = _update(engine, wrapped, options, solvers, pixels, targets, recipe, accumulate)
         if not mixing:
             right, seen = right + hits, seen + len(pixels)
         if average:
@@ -185,7 +185,8 @@ def _run(engine, model, processor, images, labels, recipe, out, total, watch, ac
             if step % LOG_EVERY == 0 or step == total:  # not where a call ended: the log is one of an unbroken run
                 right, seen = 0.0, 0
                 if watch and (step % WATCH_EVERY == 0 or step == total):
-                    row["watch"] = accuracy(watched, *(v.to(device) for v in watch), px, normalize)
+                    size = recipe.usual_size()
+                    row["watch"] = {"px": size} | accuracy(watched, *(v.to(device) for v in watch), size, normalize)
                 rows.append(row)
                 with open(out / "log.jsonl", "a", encoding="utf-8") as log:
                     log.write(json.dumps(row) + "\n")
@@ -206,9 +207,10 @@ def _run(engine, model, processor, images, labels, recipe, out, total, watch, ac
                 },
             )
             saved = now
-        if stop and step < total:
-            return None
-    return watched
+        if stop:
+            break
+    engine.wait_for_everyone()  # whoever calls again reads the state that the first process wrote last
+    return watched if step == total else None
 
 
 def _restored(file, parts, recipe, ours, per_epoch):
@@ -242,9 +244,9 @@ def _batch(images, labels, recipe, step, px, normalize, classes, engine):
     return pixels, targets, mixing
 
 
-def _update(engine, model, solvers, pixels, targets, recipe, accumulate):
+def _update(engine, model, options, solvers, pixels, targets, recipe, accumulate):
     """One step of the optimizers on a batch computed in parts; the last part's loss and the number of right answers."""
-    options, hits = any_size(model), 0
+    hits = 0
     for i, (x, t) in enumerate(zip(pixels.chunk(accumulate), targets.chunk(accumulate), strict=True)):
         with engine.no_sync(model) if i < accumulate - 1 else nullcontext():
             with engine.autocast():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -83,6 +84,14 @@ class Recipe:
         """Every size of the pictures, in pixels, in the order of the stages."""
         for _, size in self.stages:
             yield from (size if isinstance(size, tuple) else (size,))
+
+    def usual_size(self) -> int:
+        """The size that most steps have: what is measured in one size is measured in this one."""
+        shares = Counter()
+        for share, size in self.stages:
+            turns = size if isinstance(size, tuple) else (size,)
+            shares.update({px: share * turns.count(px) / len(turns) for px in turns})
+        return max(shares, key=shares.get)
 
 
 RECIPES = {

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -143,20 +144,17 @@ def agree(file: Path, state: dict, recipe: Recipe, ours: dict[str, object], per_
     if before.epochs == recipe.epochs:
         return state["changes"]
     totals = [round(r.epochs * per_epoch) for r in (before, recipe)]
-    fits = all(step in full_rate(recipe, total) for total in totals)
-    if not fits or any(len({pixels_at(recipe, s, total) for total in totals}) > 1 for s in range(step)):
-        kind = "constant until its decay" if recipe.schedule == "warmup_stable_decay" else recipe.schedule
-        steady = full_rate(recipe, totals[1])
+    fits_before, fits_now = (step in full_rate(recipe, total) for total in totals)
+    same = all(len({pixels_at(recipe, s, total) for total in totals}) == 1 for s in range(step))
+    if not (fits_before and fits_now and same):
+        shortest = next(t for t in count(step) if step in full_rate(recipe, t)) if fits_before else None
+        hint = f"; from step {step} on it can be shortened to epochs {shortest / per_epoch:.7g}" if shortest else ""
         raise ValueError(
-            f"{file} was begun with epochs {before.epochs:g} and is at step {step}; with epochs {recipe.epochs:g} "
-            f"({totals[1]} steps) these steps do not fit: the rate is {kind}, and a training can change its length "
-            f"only where the rate stands still, here at {_span(steady)}. Give {before.epochs:g}, or another --out."
+            f"{file} was begun with epochs {before.epochs:g} and is at step {step}; epochs {recipe.epochs:g} "
+            f"({totals[1]} steps) do not fit the steps already made. The length of a training can change only while "
+            f"its learning rate stands still{hint}. Give epochs {before.epochs:g}, or another --out."
         )
     return [*state["changes"], {"step": step, "epochs": recipe.epochs, "before": before.epochs}]
-
-
-def _span(steps: range) -> str:
-    return f"steps {steps[0]} to {steps[-1]}" if len(steps) else "no step"
 
 
 def write_log(file: Path, rows: list[dict]) -> None:
@@ -169,8 +167,8 @@ def write_log(file: Path, rows: list[dict]) -> None:
 def _whole_rows(file: Path, step: int) -> list[dict]:
     """The rows of a log up to a step, each step once; a last line cut by a kill is no row."""
     rows = {}
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-        with suppress(ValueError):
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else ():
+        with suppress(ValueError, KeyError, TypeError):
             row = json.loads(line)
             if row["step"] <= step:
                 rows[row["step"]] = row
@@ -178,6 +176,6 @@ def _whole_rows(file: Path, step: int) -> list[dict]:
 
 
 def history(folder: str | Path) -> dict[str, object]:
-    """What a card says of a training, from the folder of its state: step, log, changes of its length."""
+    """What a card says of a training, from the folder of its state: step, log, settings, changes of its length."""
     state = torch.load(Path(folder) / "state.pt", map_location="cpu", weights_only=True, mmap=True)
-    return {k: state[k] for k in ("step", "log", "changes")}
+    return {k: state[k] for k in ("step", "log", "settings", "changes")}

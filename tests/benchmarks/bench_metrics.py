@@ -1,7 +1,10 @@
 """What a faithfulness score costs: insertion + deletion against plain forwards, Quantus and a loop as RISE writes it.
 
-Every repetition times all contestants one after the other, and each ratio is taken within its repetition, so a machine
-that is busy or slows down moves both sides. Writes book/results/bench_metrics.csv and its provenance.
+Every contestant runs in float32; plain forwards, ours and Quantus again in the precision that `evaluate` chooses here,
+the peers under autocast to the same: nobody is crippled. Every repetition times all contestants one after
+the other, and each ratio is taken within its repetition, so a machine that is busy or slows down moves all sides.
+`--clock cpu` counts processor time in place of wall time, for a machine that is shared. Writes
+book/results/bench_metrics.csv and its provenance.
 """
 
 import argparse
@@ -13,20 +16,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from transformers import ViTConfig, ViTForImageClassification
+from transformers import Dinov2Config, Dinov2ForImageClassification
 
 from gmar_utils.evaluation.provenance import provenance
 from gmar_utils.metrics import deletion, insertion
+from gmar_utils.metrics.forwards import cheap_dtype
 
 RESULTS = Path(__file__).parents[2] / "book" / "results"
 STEPS = 32
-SIZES = {  # model, (images, images per forward)
-    "bundled (64 px, 65 tokens, 6 layers × 6 heads)": (
-        dict(image_size=64, patch_size=8, hidden_size=192, num_hidden_layers=6, num_attention_heads=6,
-             intermediate_size=768), (4, 64)),
-    "ViT-S/16 (224 px, 197 tokens, 12 layers × 6 heads)": (
-        dict(hidden_size=384, num_hidden_layers=12, num_attention_heads=6, intermediate_size=1536), (1, 16)),
-}  # fmt: skip
+VIT_S = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "patch_size": 14}
+SIZES = {  # model: (pixels, images, images per forward)
+    "ViT-S/14 at 112 px (65 tokens, 12 layers × 6 heads)": (112, 2, 64),
+    "ViT-S/14 at 224 px (257 tokens, 12 layers × 6 heads)": (224, 1, 16),
+}
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 class Logits(torch.nn.Module):
@@ -38,7 +41,7 @@ class Logits(torch.nn.Module):
 
     def forward(self, x):
         self.seen += len(x)
-        return self.model(x).logits
+        return self.model(x).logits.float()
 
 
 def rise(model, image, pixel_map, target):
@@ -49,18 +52,18 @@ def rise(model, image, pixel_map, target):
     current, scores = image.clone(), []
     with torch.no_grad():
         for i in range(STEPS + 1):
-            scores.append(float(model(current[None]).logits.softmax(1)[0, target]))
+            scores.append(float(model(current[None]).logits.float().softmax(1)[0, target]))
             flat = current.numpy().reshape(3, pixels)
             flat[:, order[step * i : step * (i + 1)]] = 0
     return (sum(scores) - scores[0] / 2 - scores[-1] / 2) / STEPS
 
 
-def contestants(options, images, batch):
+def contestants(size, images, batch):
     """Name → (function, forward passes of single images); the first is what every ratio is taken against."""
     torch.manual_seed(0)
-    model = ViTForImageClassification(ViTConfig(num_labels=200, **options)).eval().requires_grad_(False)
-    size = model.config.image_size
-    grid = size // model.config.patch_size
+    config = Dinov2Config(num_labels=200, image_size=size, **VIT_S)
+    model = Dinov2ForImageClassification(config).eval().requires_grad_(False)
+    grid = size // config.patch_size
     x, maps = torch.randn(images, 3, size, size), torch.rand(images, grid, grid)
     pixel_maps = torch.rand(images, size, size)
     target = model(x).logits.argmax(1)
@@ -72,9 +75,9 @@ def contestants(options, images, batch):
         for start in range(0, 2 * forwards, batch):
             model(full_batch[: 2 * forwards - start])
 
-    def ours():
+    def ours(precision="float32"):
         for curve in (insertion, deletion):
-            curve(model, x, maps, target, steps=STEPS, batch_size=batch)
+            curve(model, x, maps, target, steps=STEPS, batch_size=batch, precision=precision)
 
     def ours_by_pixel():
         deletion(model, x, pixel_maps, target, steps=STEPS, unit="pixel", batch_size=batch)
@@ -91,69 +94,112 @@ def contestants(options, images, batch):
         "deletion by pixel": (ours_by_pixel, forwards),
         "deletion, loop as in RISE": (rise_loop, forwards),
     }
+    functions |= quantus_flipping(Logits(model).eval(), x, pixel_maps, target, batch, size)
+    if cheap_dtype("cpu") != torch.float32:
+        peers = {k: v for k, v in functions.items() if k.startswith(("plain", "Quantus"))}
+        functions["insertion + deletion, auto"] = (lambda: ours("auto"), 2 * forwards)
+        functions |= {f"{name}, auto": (_autocast(function), count) for name, (function, count) in peers.items()}
+    return functions
+
+
+def _autocast(function):
+    def run():
+        with torch.autocast("cpu", cheap_dtype("cpu")):
+            function()
+
+    return run
+
+
+def quantus_flipping(counted, x, pixel_maps, target, batch, size):
+    """Quantus' PixelFlipping on the same images; {} where Quantus is not installed."""
     try:
         import quantus
     except ImportError as error:
         print(f"Quantus left out: {error}")
-        return functions
-    counted = Logits(model).eval()
-    # It takes each value of each channel for a feature and wants a divisor of the pixels: 24 steps come nearest to 32.
+        return {}
+    # It takes each value of each channel for a feature and wants a divisor of the pixels.
+    wanted = 3 * size * size // STEPS
+    step = min((k for k in range(1, 2 * wanted) if size * size % k == 0), key=lambda k: abs(k - wanted))
     flipping = quantus.PixelFlipping(
-        features_in_step=4 * size * size // STEPS,
-        perturb_baseline="black",
-        disable_warnings=True,
-        return_auc_per_sample=False,
+        features_in_step=step, perturb_baseline="black", disable_warnings=True, return_auc_per_sample=False
     )
     arrays = x.numpy(), target.numpy(), pixel_maps[:, None].numpy()
 
-    def pixel_flipping():
-        flipping(model=counted, x_batch=arrays[0], y_batch=arrays[1], a_batch=arrays[2], channel_first=True,
-                 batch_size=batch, device="cpu", softmax=True)  # fmt: skip
+    def run():
+        flipping(
+            model=counted,
+            x_batch=arrays[0],
+            y_batch=arrays[1],
+            a_batch=arrays[2],
+            channel_first=True,
+            batch_size=batch,
+            device="cpu",
+            softmax=True,
+        )
 
-    pixel_flipping()  # counts its forwards
-    functions[f"Quantus {quantus.__version__} PixelFlipping"] = (pixel_flipping, counted.seen)
-    return functions
+    run()  # counts its forwards
+    return {f"Quantus {quantus.__version__} PixelFlipping": (run, counted.seen)}
 
 
-def measure(size, repetitions):
-    options, (images, batch) = SIZES[size]
-    functions = contestants(options, images, batch)
+def measure(size, repetitions, clock):
+    functions = contestants(*SIZES[size])
     times = {name: [] for name in functions}
     for repetition in range(repetitions + 1):
         for name, (function, _) in functions.items():
-            start = time.perf_counter()
+            start = clock()
             function()
             if repetition:  # one round to warm up
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     plain, plain_forwards = times["plain forward"], functions["plain forward"][1]
     rows = []
     for name, (_, forwards) in functions.items():
         ratios = [(forwards / s) / (plain_forwards / p) for s, p in zip(times[name], plain, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        _, images, batch = SIZES[size]
         rows.append(
-            {"model": size, "batch": batch, "images": images, "steps": STEPS, "contestant": name, "forwards": forwards,
-             "throughput_ratio": middle, "ratio_q1": low, "ratio_q3": high,
-             "forwards_per_second": forwards / statistics.median(times[name]),
-             "ms_per_image": 1000 * statistics.median(times[name]) / images}
-        )  # fmt: skip
+            {
+                "model": size,
+                "batch": batch,
+                "images": images,
+                "steps": STEPS,
+                "contestant": name,
+                "precision": str(cheap_dtype("cpu") if name.endswith(", auto") else torch.float32)[6:],
+                "forwards": forwards,
+                "throughput_ratio": middle,
+                "ratio_q1": low,
+                "ratio_q3": high,
+                "forwards_per_second": forwards / statistics.median(times[name]),
+                "ms_per_image": 1000 * statistics.median(times[name]) / images,
+            }
+        )
     return rows
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=5)
-    repetitions = parser.parse_args().repetitions
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[112, 224], help="pixels")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
     start, rows = time.perf_counter(), []
     for size in SIZES:
-        rows += measure(size, repetitions if "64 px" in size else max(2, repetitions // 2))
-        print(pd.DataFrame(rows).iloc[:, 4:].round(3).to_string(index=False), flush=True)
+        if SIZES[size][0] in args.sizes:
+            small = SIZES[size][0] == 112
+            rows += measure(size, args.repetitions if small else max(2, args.repetitions // 2), CLOCKS[args.clock])
+            print(pd.DataFrame(rows).iloc[:, 4:].round(3).to_string(index=False), flush=True)
     record = provenance(
-        wall_time_s=round(time.perf_counter() - start), repetitions=repetitions, threads=torch.get_num_threads(),
-        models="random weights", data="random images", seed=0,
-    )  # fmt: skip
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_csv(RESULTS / "bench_metrics.csv", index=False, float_format="%.4g")
-    (RESULTS / "bench_metrics.json").write_text(json.dumps(record, indent=1) + "\n")
+        wall_time_s=round(time.perf_counter() - start),
+        repetitions=args.repetitions,
+        clock=args.clock,
+        threads=torch.get_num_threads(),
+        models="random weights",
+        data="random images",
+        seed=0,
+    )
+    args.out.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(args.out / "bench_metrics.csv", index=False, float_format="%.4g")
+    (args.out / "bench_metrics.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """A randomised campaign against what this tool promises: kill it, and nothing is lost.
 
-Each part is a function that yields one row for each attempt. `python tests/benchmarks/campaign.py PART …` runs parts and
-adds their lines to book/results/campaign.csv, one table for all, with provenance in campaign.json. It is not part of
-`make test`.
+Each part is a function that yields one row for each attempt. `python tests/benchmarks/campaign.py PART …` runs parts
+and adds their lines to book/results/campaign.csv, one table for all, with provenance in campaign.json. It is not part
+of `make test`.
 """
 
 import argparse
@@ -58,24 +58,10 @@ class Process:
 # gmar evaluate --------------------------------------------------------------------------------------------------------
 
 EVALUATE = (
-    "evaluate",
-    "--data",
-    "shapes",
-    "--model",
-    "vit-shapes",
-    "--limit",
-    "96",
-    "--methods",
-    "gmar",
-    "rollout",
-    "gmar-l2-paper",
-    "random",
-    "--metrics",
-    "insertion",
-    "deletion",
-    "drop",
-    "iou",
-)
+    "evaluate --data shapes --model vit-shapes --limit 96 --methods gmar rollout gmar-l2-paper random "
+    "--metrics insertion deletion drop iou --protocol steps=4"
+).split()
+LAST = 6  # blocks
 
 
 def evaluate_kills(count: int, generator: random.Random) -> Iterator[dict]:
@@ -110,7 +96,7 @@ def evaluate_kills(count: int, generator: random.Random) -> Iterator[dict]:
                         "kind": kind,
                         "blocks": len(after),
                         "kept": kept,
-                        "in_use": 0 < len(after) < 6,
+                        "in_use": 0 < len(after) < LAST,
                     }
                 )
             try:

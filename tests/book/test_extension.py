@@ -59,11 +59,17 @@ def test_heavy_pictures_become_light_and_pages_follow(tmp_path):
     assert Image.open(tmp_path / "_images/map.webp").size == (600, 600)
 
 
-def test_docstrings_keep_their_columns():
-    lines = ["Maps of *one* photo, as `to_photo`.", "", "photo   a path", "map     (r, c)"]
-    book.plain_docstring(None, "function", "f", None, None, lines)
-    assert lines[0] == r"Maps of \*one\* photo, as ``to_photo``."
-    assert lines[1:] == ["", ".. code-block:: none", "", "   photo   a path", "   map     (r, c)", ""]
+def test_docstrings_may_hold_plain_words():
+    lines = [
+        "GMAR [jo2025gmar]: |Δy| * 2.",
+        "Args:",
+        "    **options: shape (B, R, C), values in [0, 1], labels [cat, cup], `a * b | c`.",
+        ">>> f(**options)",
+    ]
+    book.plain_words(None, "function", "f", None, None, lines)
+    assert lines[0] == r"GMAR :cite:p:`jo2025gmar`: \|Δy\| \* 2."
+    assert lines[2] == r"    \*\*options: shape (B, R, C), values in [0, 1], labels [cat, cup], `a * b | c`."
+    assert lines[3] == ">>> f(**options)"
 
 
 NASTY = ["</SCRIPT >", "</script>", "<!-- <script>", "a < b", "$x$", "\\u003c\\\\", "</Script\n>"]

@@ -1,46 +1,68 @@
-"""The README's six lines run as they are printed, and on somebody's own model."""
+"""The README's lines run as they are printed, and on somebody's own model."""
 
 import re
 import warnings
 from pathlib import Path
 
+import matplotlib
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification
 
 from gmar_utils.teaching.samples import cat_and_coffee
 
+matplotlib.use("agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf8")
-SNIPPET = re.search(r"```python\n(.*?)```", README, re.S)[1]
-PRINTED = re.search(r"```text\n(.*?)```", README, re.S)[1]
+FIRST, MORE = re.findall(r"```python\n(.*?)```", README, re.S)
 
 
-def test_has_six_lines():
-    assert SNIPPET.count("\n") == 6
-
-
-def test_prints_what_the_readme_shows(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def shown(tmp_path, monkeypatch):
+    """The figures that are on the screen at `plt.show()`, in a folder of their own."""
     monkeypatch.chdir(tmp_path)
+    figures = []
+    monkeypatch.setattr(plt, "show", lambda: figures.append(plt.gcf()))
+    yield figures
+    plt.close("all")
+
+
+def test_three_lines_load_explain_and_show(shown):
+    assert FIRST.count("\n") == 3
     cat_and_coffee().save("photo.png")
-    exec(SNIPPET, {})
-    assert capsys.readouterr().out == PRINTED, "copy what it prints into README.md"
+    names = {}
+    exec(FIRST, names)
+    (figure,) = shown
+    assert [bool(a.images) for a in figure.axes] == [True, True]
+    assert figure.axes[0].get_title() == names["why"].heading
+    exec(MORE, names)
     assert Image.open("why.png").size == Image.open("photo.png").size
+    assert names["why"].label == "tabby" and names["rather"].label == "tabby rather than espresso"
 
 
-def test_explains_a_medical_model_without_processor_file(tmp_path, monkeypatch, capsys):
+def test_explains_a_medical_model_without_processor_file(shown):
     """One channel, 384 px, three labels, 16-bit pictures."""
-    monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    config = ViTConfig(num_channels=1, image_size=384, patch_size=32, hidden_size=32, num_hidden_layers=2,
-                       num_attention_heads=2, intermediate_size=64, num_labels=3)  # fmt: skip
+    config = ViTConfig(
+        num_channels=1,
+        image_size=384,
+        patch_size=32,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        num_labels=3,
+    )
     ViTForImageClassification(config).save_pretrained("scans")
     values = np.random.default_rng(0).integers(0, 4096, (500, 400)).astype(np.uint16)
     Image.fromarray(values).save("photo.png")
+    names = {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        exec(SNIPPET.replace("vit-tiny-imagenet", "scans"), {})
+        exec(FIRST.replace("vit-tiny-imagenet", "scans"), names)
     said = " ".join(str(w.message) for w in caught)
-    assert "stretched" in said  # the grey values, and which they are
-    assert capsys.readouterr().out.startswith("GMAR map")
-    assert Image.open("why.png").size == (400, 500)
+    assert said.count("stretched") == 1  # the grey values, and which they are: once
+    assert names["why"].on_photo.shape == (500, 400) and names["why"].alt.startswith("GMAR map") and len(shown) == 1

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gmar_utils.evaluation.run import DEFAULT_METHODS
+from gmar_utils.evaluation import DEFAULT_METHODS
+from gmar_utils.evaluation.summary import interval
 from gmar_utils.teaching.results import claims, readings
 
 ROOT = Path(__file__).parents[2]
@@ -83,11 +84,18 @@ def test_the_claims_agree_with_the_tables():
     assert checked > 20
 
 
-@pytest.mark.parametrize(("low", "high", "threshold", "images", "expected"), [
-    (0.1, 2, 0, 1000, claims.HOLDS), (-2, -0.1, 0, 1000, claims.NOT), (-1, 1, 0, 1000, claims.OPEN),
-    (0.1, 1, 1.8, 1000, claims.NOT), (0.1, 2, 0, 99, claims.OPEN), (np.nan, np.nan, 0, 0, claims.OPEN),
-    (0, 0, 0, 1000, claims.OPEN),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("low", "high", "threshold", "images", "expected"),
+    [
+        (0.1, 2, 0, 1000, claims.HOLDS),
+        (-2, -0.1, 0, 1000, claims.NOT),
+        (-1, 1, 0, 1000, claims.OPEN),
+        (0.1, 1, 1.8, 1000, claims.NOT),
+        (0.1, 2, 0, 99, claims.OPEN),
+        (np.nan, np.nan, 0, 0, claims.OPEN),
+        (0, 0, 0, 1000, claims.OPEN),
+    ],
+)
 def test_verdict(low, high, threshold, images, expected):
     assert claims.verdict(low, high, threshold, images) == expected
 
@@ -99,12 +107,14 @@ def test_a_claim_holds_only_as_a_whole():
 
 
 def test_a_part_is_positive_where_the_claim_is_right():
-    rows = pd.DataFrame({
-        "image": [0, 0, 1, 1] * 2,
-        "method": ["a", "b"] * 4,
-        "metric": ["deletion"] * 4 + ["insertion"] * 4,
-        "value": [1.0, 3.0, 2.0, 5.0, 4.0, 1.0, 6.0, 2.0],
-    })  # fmt: skip
+    rows = pd.DataFrame(
+        {
+            "image": [0, 0, 1, 1] * 2,
+            "method": ["a", "b"] * 4,
+            "metric": ["deletion"] * 4 + ["insertion"] * 4,
+            "value": [1.0, 3.0, 2.0, 5.0, 4.0, 1.0, 6.0, 2.0],
+        }
+    )
     assert claims.Part("j", "deletion", "a", "b").values(rows).tolist() == [2, 3]  # lower is better
     assert claims.Part("j", "insertion", "a", "b").values(rows).tolist() == [3, 4]
     assert claims.Part("j", "insertion", "a", metric_b="deletion").values(rows).tolist() == [3, 4]
@@ -112,10 +122,10 @@ def test_a_part_is_positive_where_the_claim_is_right():
 
 def test_an_interval_covers_the_mean():
     values = np.random.default_rng(1).normal(1, 2, 400)
-    mean, low, high = claims.interval(values)
+    mean, low, high = interval(values)
     assert mean == pytest.approx(values.mean())
     assert (mean - low, high - mean) == pytest.approx((0.196, 0.196), abs=0.03)  # 1.96 · 2 / √400
-    assert claims.interval([1.0, np.nan, 3.0])[0] == 2
+    assert interval([1.0, np.nan, 3.0])[0] == 2
 
 
 def test_the_claims_name_methods_that_exist():

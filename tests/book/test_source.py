@@ -149,6 +149,14 @@ def test_method_citations_have_their_entry():
     assert all(f"{{{m.citation}," in bib for m in METHODS.values() if m.citation)
 
 
+def test_citations_in_docstrings_have_their_entry():
+    """A key in brackets, such as [jo2025gmar], becomes a link on the API page."""
+    bib = (ROOT / "book/references.bib").read_text(encoding="utf8")
+    texts = [p.read_text(encoding="utf8") for p in (ROOT / "gmar_utils").rglob("*.py")]
+    keys = {key for text in texts for key in re.findall(r"\[([a-z]+\d{4}[a-z]+)\]", text)}
+    assert len(keys) > 5 and not [key for key in sorted(keys) if f"{{{key}," not in bib]
+
+
 def tracked():
     folders = ("book", "notebooks", "gmar_utils", "tests", "_ext", ".github", ".ci")
     files = [p for f in folders for p in (ROOT / f).rglob("*") if p.is_file()]
@@ -224,3 +232,16 @@ def test_requirements_are_exact_and_cover_the_package():
         package, low = re.fullmatch(r"([\w-]+)>=([\d.]+)", need).groups()
         assert package in pins, f"{package} is not pinned"
         assert tuple(map(int, re.findall(r"\d+", pins[package])[:2])) >= tuple(map(int, low.split("."))), need
+
+
+def test_the_lowest_versions_are_those_that_the_package_admits():
+    """`make compat` tests what pyproject.toml promises."""
+    import tomllib
+
+    pins = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "tests/compat/lowest.txt").read_text(), re.M))
+    newest = set(re.findall(r"^([\w-]+)", (ROOT / "tests/compat/newest.txt").read_text(), re.M))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for need in sum(project["optional-dependencies"].values(), project["dependencies"]):
+        package, low = re.fullmatch(r"([\w-]+)>=([\d.]+)", need).groups()
+        assert f"{pins[package]}.".startswith(f"{low}."), need
+        assert package in newest

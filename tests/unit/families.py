@@ -98,22 +98,40 @@ def slow_forward(name: str, model, x, target):
     return out.attentions, gradients[:-1], outputs, norms[0], gradients[-1], out.logits
 
 
-def slow_weights(gradients, norm):
+def slow_weights(gradients, norm, attentions=None):
     rows = []
-    for g in gradients:
+    for layer, g in enumerate(gradients):
         batch, heads = g.shape[:2]
         w = torch.empty(batch, heads, dtype=torch.float64)
         for b in range(batch):
             for h in range(heads):
                 entries = g[b, h].flatten().tolist()
-                w[b, h] = {
-                    "l1": sum(abs(e) for e in entries),
-                    "l2": sum(e * e for e in entries) ** 0.5,
-                    None: 1.0,
-                }[norm]
+                if norm == "bth":
+                    w[b, h] = (attentions[layer][b, h].T @ g[b, h]).abs().mean()
+                else:
+                    w[b, h] = {
+                        "l1": sum(abs(e) for e in entries),
+                        "l2": sum(e * e for e in entries) ** 0.5,
+                        None: 1.0,
+                    }[norm]
             w[b] /= w[b].sum()
         rows.append(w)
     return rows
+
+
+def slow_occlusion(model, x, target, grid, size=2, baseline=0.0, batch_size=None):
+    """Hide one square after the other, 8 pixels a patch; a patch gets its square's drop."""
+    x, model = x.double(), model.double()
+    drops = torch.zeros(len(x), *grid, dtype=torch.float64)
+    with torch.no_grad():
+        for b, t in enumerate(target):
+            full = model(x[b : b + 1]).logits[0, t]
+            for row in range(0, grid[0], size):
+                for column in range(0, grid[1], size):
+                    hidden = x[b : b + 1].clone()
+                    hidden[:, :, 8 * row : 8 * (row + size), 8 * column : 8 * (column + size)] = baseline
+                    drops[b, row : row + size, column : column + size] = full - model(hidden).logits[0, t]
+    return drops
 
 
 def slow_rollout(attentions, weights, v0, alpha, variant):

@@ -10,7 +10,7 @@ import transformers as hf
 from families import build
 from safetensors.torch import load_file, save_file
 
-from gmar_utils import explain, load_model, trace
+from gmar_utils import checkpoint, explain, load_model, trace
 from gmar_utils.photo import resized_and_cropped
 
 NOISE = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
@@ -287,3 +287,17 @@ def test_a_timm_model_object_brings_its_own_preparation():
     model.pretrained_cfg["crop_mode"] = "border"
     with pytest.raises(ValueError, match="square centre crop"):
         load_model(model)
+
+
+def test_a_processor_opens_without_torchvision_in_older_releases_too(monkeypatch):
+    """transformers 5.15 refuses AutoImageProcessor as a whole where torchvision is missing."""
+    folder = checkpoint.located(checkpoint.bundled()[0])
+    known = checkpoint.image_processor(folder, torch.nn.Identity())
+
+    def refuse(*_, **__):
+        raise ImportError("AutoImageProcessor requires the Torchvision library")
+
+    monkeypatch.setattr(hf.AutoImageProcessor, "from_pretrained", refuse)
+    monkeypatch.setattr("transformers.utils.is_torchvision_available", lambda: False)
+    found = checkpoint.image_processor(folder, torch.nn.Identity())
+    assert type(found) is type(known) and found.to_dict() == known.to_dict()

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from gmar_utils import data, load_model
+from gmar_utils.data import voc as voc_module
 from gmar_utils.teaching import samples
 
 WNIDS = [f"n{i:08d}" for i in range(200)]
@@ -86,6 +88,33 @@ def test_original_folder_and_zip(original):
         assert train["label"][:] == [5] and np.asarray(train[0]["image"]).shape == (64, 64, 3)
 
 
+def test_parquet_that_is_not_of_tiny_imagenet(tmp_path):
+    file = tmp_path / "valid-00000-of-00001.parquet"
+    pq.write_table(pa.table({"image": [{"bytes": jpeg(1), "path": None}], "digit": [3]}), file)
+    with pytest.raises(ValueError, match=r"valid-00000-of-00001\.parquet: expected columns image and label, got"):
+        data.tiny_imagenet("valid", tmp_path)
+    pq.write_table(pa.table({"image": [{"bytes": jpeg(1), "path": None}], "label": [3]}), file)
+    with pytest.raises(ValueError, match=r"valid-00000-of-00001\.parquet: expected the names of 200 classes"):
+        data.tiny_imagenet("valid", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b"", lambda b: b[4:], lambda b: b[:-9], lambda b: b[:40] + b"x" * 90 + b[130:]]
+)
+def test_damaged_shards_are_named(parquet, damage, capfd):
+    file = parquet / "train-00001-of-00002.parquet"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=r"train-0000[01]-of-00002\.parquet.*(again|names of 200)"):
+        data.tiny_imagenet("train", parquet)[3]
+    assert not capfd.readouterr().err
+
+
+def test_an_empty_source_is_no_source(monkeypatch):
+    for load in (data.tiny_imagenet, data.voc2012, data.voc_pairs):
+        with pytest.raises(ValueError, match="The source is empty"):
+            load(source="")
+
+
 def test_broken_tiny_imagenet_names_the_file(parquet, original):
     write_parquet(parquet / "valid-00000-of-00001.parquet", [7, 8], bytes=jpeg(9)[:300])
     with pytest.raises(ValueError, match=r"valid-00000-of-00001\.parquet row 0: not a complete picture"):
@@ -147,7 +176,7 @@ def voc(tmp_path):
 
 def write_mask(file, values):
     picture = Image.fromarray(values.astype(np.uint8), "P")
-    picture.putpalette(data._voc_palette().astype(np.uint8).ravel().tolist())
+    picture.putpalette(voc_module._voc_palette().astype(np.uint8).ravel().tolist())
     picture.save(file)
 
 
@@ -191,6 +220,25 @@ def test_broken_voc_names_the_file(voc):
         data.voc2012(voc)
 
 
+def test_two_classes_in_one_photo_are_a_pair(voc):
+    mask = np.zeros((20, 30), np.uint8)
+    for k, value in enumerate((8, 12, 15, 3)):  # cat, dog, person (no counterpart), bird
+        mask[:, 7 * k : 7 * k + 5] = value
+    mask[0] = 255
+    write_mask(voc / "SegmentationClass/one.png", mask)
+    pairs, table = data.voc_pairs(voc), data.VOC_TO_TINY_IMAGENET
+    assert set(pairs.column_names) == {"image", "masks", "groups", "file"} and pairs["file"][:] == ["one"] * 3
+    groups = [list(table[name]) for name in ("bird", "cat", "dog")]
+    assert pairs["groups"][:] == [[groups[0], groups[1]], [groups[0], groups[2]], [groups[1], groups[2]]]
+    bird, dog = (np.asarray(m) for m in pairs[1]["masks"])
+    np.testing.assert_array_equal(bird, np.where(mask == 255, 255, mask == 3))
+    np.testing.assert_array_equal(dog, np.where(mask == 255, 255, mask == 12))
+    assert pairs[1]["image"].size == (30, 20)
+    assert data.voc_pairs(voc, classes=1000)["groups"][0][1] == list(data.VOC_TO_IMAGENET["cat"])
+    with pytest.raises(ValueError, match="got 21"):
+        data.voc_pairs(voc, classes=21)
+
+
 def test_best_target():
     logits = torch.tensor([[0.0, 3.0, 1.0, 2.0], [5.0, 1.0, 2.0, 3.0]])
     assert data.best_target(logits, [[0, 2, 3], [1, 2]]).tolist() == [3, 2]
@@ -213,7 +261,7 @@ def test_label_tables_point_at_the_right_words():
 
 
 def test_photos_need_no_download():
-    assert all(samples.photo(name).mode == "RGB" for name in data.PHOTOS)
+    assert all(samples.photo(name).mode == "RGB" for name in samples.PHOTOS)
     with pytest.raises(ValueError, match="expected one of cat"):
         samples.photo("dog")
 
@@ -228,10 +276,31 @@ def test_real_tiny_imagenet():
 
 @real
 def test_real_voc():
+    """All pairs that the list names; a record for every class in a mask; see SOURCE.txt there."""
+    root = REAL / "VOCdevkit/VOC2012"
+    listed = (root / "ImageSets/Segmentation/val.txt").read_text().split()
     mapped, apart = (data.voc2012(REAL, mapped=m) for m in (True, False))
-    assert len({*mapped["file"], *apart["file"]}) == 100 and all(mapped["targets"])
+    assert len(listed) == 597 and {*mapped["file"], *apart["file"]} == set(listed) and all(mapped["targets"])
+    found = [(f, label) for ds in (mapped, apart) for f, label in zip(ds["file"][:], ds["label"][:], strict=True)]
+    assert len(found) == len(set(found))
+    for name in listed[::50]:
+        inside = set(np.unique(np.asarray(Image.open(root / f"SegmentationClass/{name}.png")))) - {0, 255}
+        assert inside == {label for f, label in found if f == name}
     image, mask = (mapped[0][k] for k in ("image", "mask"))
     assert image.size == mask.size and set(np.unique(mask)) <= {0, 1, 255}
+
+
+@real
+def test_real_pairs():
+    pairs, records = data.voc_pairs(REAL), data.voc2012(REAL)
+    known = Counter(records["file"][:])
+    assert Counter(pairs["file"][:]) == {name: n * (n - 1) // 2 for name, n in known.items() if n > 1}
+    assert len(set(pairs["file"][:])) == 150
+    for row in (pairs[i] for i in range(0, len(pairs), 30)):
+        (a, b), (first, second) = (np.asarray(m) for m in row["masks"]), row["groups"]
+        assert a.shape == b.shape == row["image"].size[::-1] and (a == 1).any() and (b == 1).any()
+        assert not ((a == 1) & (b == 1)).any() and ((a == 255) == (b == 255)).all()
+        assert first and second and not {*first} & {*second}
 
 
 def test_the_books_pictures_show_what_the_book_says():

@@ -378,3 +378,18 @@ def test_the_options_have_names_in_the_protocol():
     assert set(OPTIONS) <= names
     assert evaluate.__kwdefaults__["precision"] == "auto"
     assert METHODS[0] in DEFAULT_METHODS
+
+
+def test_an_order_of_patches_knows_the_sign_and_a_map_shows_what_speaks_for_the_class(vit, records):
+    pixels, target = vit.preprocess([r["image"] for r in records]), torch.tensor(records["label"])
+    signed = explain(vit.model, pixels, "libra", target, upsample=False, signed=True)
+    shown = explain(vit.model, pixels, "libra", target, upsample=False)
+    assert (signed < 0).any() and (shown == 0).sum() > 10
+    expected = {
+        "srg": 100 * metrics.srg(vit.model, pixels, signed, target, steps=4),
+        "coverage": metrics.masked_scores(vit.model, pixels, shown, target).coverage,
+    }
+    rows = run(vit, records, methods="libra", metrics=("srg", "drop"), protocol={"steps": 4}).rows
+    for metric, values in expected.items():
+        found = rows[(rows["method"] == "libra") & (rows["metric"] == metric)]["value"]
+        np.testing.assert_allclose(found, values, atol=2e-3)

@@ -1,5 +1,7 @@
 """Every map against a slow implementation of its own, for every family; planted truth; properties."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from families import (
     slow_forward,
     slow_logits,
     slow_minmax,
+    slow_occlusion,
     slow_readout,
     slow_rollout,
     slow_weights,
@@ -53,6 +56,10 @@ RECIPES = {
     "grad-cam": ("grad-cam", {}),
     "chefer": ("chefer", {}),
     "attention": ("attention", {}),
+    "rollout with BT-H weights": ("gmar", {"norm": "bth", "variant": "output-first", "alpha": 1.0}),
+    "cdam": ("cdam", {}),
+    "occlusion": ("occlusion", {}),
+    "occlusion, 3 patches, grey": ("occlusion", {"size": 3, "baseline": 0.5, "batch_size": 5}),
 }
 
 
@@ -63,7 +70,7 @@ def test_agrees_with_slow_implementation(case, label):
     method, options = RECIPES[label]
     prefix, v0 = PREFIX[name], slow_readout(name, attentions[0].shape[-1])
     if method in ("rollout", "gmar"):
-        weights = slow_weights(gradients, options.get("norm"))
+        weights = slow_weights(gradients, options.get("norm"), attentions)
         scores = slow_rollout(attentions, weights, v0, options["alpha"], options["variant"])[:, prefix:]
     elif method == "legrad":
         layers = []
@@ -78,6 +85,10 @@ def test_agrees_with_slow_implementation(case, label):
     elif method == "grad-cam":
         w = norm_gradient[:, prefix:].mean(1)
         scores = torch.einsum("bnd,bd->bn", norm[:, prefix:], w).relu()
+    elif method == "cdam":
+        scores = torch.einsum("bnd,bnd->bn", norm, norm_gradient)[:, prefix:].relu()
+    elif method == "occlusion":
+        scores = slow_occlusion(model, images(name), target, grid(name), **options).flatten(1).relu()
     elif method == "chefer":
         result = []
         for b in range(2):
@@ -224,17 +235,18 @@ def test_a_map_does_not_depend_on_its_batch(method, upsample):
     assert together.amin() == 0 and (method == "grad-cam" or together.amax() == 1)
 
 
-@pytest.mark.parametrize("method", ["rollout", "gmar", "legrad", "grad-cam", "chefer", "attention"])
+@pytest.mark.parametrize("method", [m for m in METHODS if m not in ("random", "center")])
 def test_permuting_patches_with_their_positions_permutes_the_map(method):
     model, x = build("vit"), images("vit", 1)
-    before = explain(model, x, method, 2, upsample=False).flatten()
+    options = {"size": 1} if method == "occlusion" else {}
+    before = explain(model, x, method, 2, upsample=False, **options).flatten()
     order = torch.randperm(16, generator=torch.Generator().manual_seed(5))
     patches = x.unfold(2, 8, 8).unfold(3, 8, 8).flatten(2, 3)[:, :, order]  # (1, 3, 16, 8, 8)
     moved = patches.reshape(1, 3, 4, 4, 8, 8).transpose(3, 4).reshape(1, 3, 32, 32)
     with torch.no_grad():
         positions = model.vit.embeddings.position_embeddings
         positions[:, 1:] = positions[:, 1:][:, order]
-    after = explain(model, moved, method, 2, upsample=False).flatten()
+    after = explain(model, moved, method, 2, upsample=False, **options).flatten()
     torch.testing.assert_close(after, before[order], atol=1e-4, rtol=0)
 
 
@@ -244,6 +256,66 @@ def test_scaling_the_logits_leaves_gmar_unchanged():
     with torch.no_grad():
         model.classifier.weight.mul_(37), model.classifier.bias.mul_(37)
     torch.testing.assert_close(explain(model, x, "gmar", 2), before, atol=1e-5, rtol=0)
+
+
+SIGNED = [name for name, method in METHODS.items() if method.signed]
+
+
+@pytest.mark.parametrize("method", SIGNED)
+def test_signed_maps_keep_their_sign_and_unsigned_ones_show_what_speaks_for_the_class(method):
+    model, x = build("vit-wide"), images("vit-wide", 3)
+    seen = trace(model, x)
+    scores = seen.patches(METHODS[method].function(seen))
+    assert scores.min() < 0 < scores.max()
+    signed = explain(model, x, method, upsample=False, signed=True)
+    torch.testing.assert_close(signed, scores / scores.abs().amax((1, 2), keepdim=True), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        explain(model, x, method, upsample=False), slow_minmax(scores.clamp_min(0)), atol=1e-5, rtol=0
+    )
+    large = explain(model, x, method, signed=True)
+    assert large.shape == (3, 32, 48)
+    torch.testing.assert_close(large.abs().amax((1, 2)), torch.ones(3))
+    assert large.min() < 0 < large.max()
+    negative = explain(model, x, lambda t: -METHODS[method].function(t), upsample=False, signed=True)
+    torch.testing.assert_close(negative, -signed, atol=1e-5, rtol=0)
+
+
+def test_maps_without_a_sign_refuse_to_be_signed():
+    model, x = build("vit"), images("vit")
+    with pytest.raises(TypeError, match="gmar takes no option 'signed': .* libra, attnlrp, cdam, occlusion do"):
+        explain(model, x, "gmar", signed=True)
+    with pytest.raises(TypeError, match="rollout"):
+        explain_many(model, x, {"a": "libra", "b": "rollout"}, signed=True)
+
+
+def test_a_constant_signed_map_becomes_zero():
+    model, x = build("vit"), images("vit")
+    assert torch.equal(explain(model, x, lambda t: torch.zeros(2, 17), signed=True), torch.zeros(2, 32, 32))
+    assert torch.equal(explain(model, x, "occlusion", size=4), torch.zeros(2, 32, 32))  # one square: a constant
+
+
+def test_colours_and_names_are_declared_once():
+    assert len({m.color for m in METHODS.values()}) == len(METHODS) == len({m.title for m in METHODS.values()})
+    assert all(len(m.color) == 7 and m.color[0] == "#" and m.name == name for name, m in METHODS.items())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_only_class_aware_maps_change_with_the_class(method):
+    model, x = build("vit"), images("vit", 1)
+    maps = [explain(model, x, method, t, upsample=False, signed=METHODS[method].signed) for t in (0, 1)]
+    assert torch.equal(*maps) != METHODS[method].class_aware
+
+
+def test_occlusion_finds_the_patch_that_the_class_needs():
+    """A classifier that counts bright pixels in one square: nothing else is missed when it is hidden."""
+    model, x = build("vit"), images("vit")
+    model.forward = lambda pixels: SimpleNamespace(logits=pixels[:, :1, 16:32, :16].mean((2, 3)).repeat(1, 5))
+    seen = trace(build("vit"), x, 2)
+    seen.model, seen.logits = model, model(x).logits
+    scores = seen.patches(METHODS["occlusion"].function(seen))
+    wanted = torch.zeros(2, 4, 4)
+    wanted[:, 2:, :2] = x[:, :1, 16:32, :16].mean((2, 3))[:, :, None]
+    torch.testing.assert_close(scores, wanted, atol=1e-6, rtol=0)
 
 
 def test_one_trace_serves_many_maps():
@@ -256,6 +328,14 @@ def test_one_trace_serves_many_maps():
         torch.testing.assert_close(
             many[label], explain(model, x, method, upsample=False, **options), atol=1e-5, rtol=0, msg=label
         )
+
+
+def test_legrad_of_means_does_not_change_what_is_explained():
+    model, x = build("vit"), images("vit", 8)
+    seen = trace(model, x, lazy=True)
+    METHODS["legrad"].function(seen, pool="mean")
+    torch.testing.assert_close(seen.logits, trace(model, x).logits)
+    assert torch.equal(seen.target, model(x).logits.argmax(1))
 
 
 def test_layer_maps_average_to_legrad():
@@ -318,6 +398,10 @@ def test_extreme_alpha_stays_finite(variant, alpha):
         ("rollout", {"variant": "abnar"}, ValueError, "output-first"),
         ("legrad", {"layers": 4}, ValueError, "from 1 to 3"),
         ("legrad", {"pool": "max"}, ValueError, "pool"),
+        ("libra", {"layers": "last"}, ValueError, "all, input, upper"),
+        ("occlusion", {"size": 0}, ValueError, "size"),
+        ("occlusion", {"size": 1.5}, ValueError, "size"),
+        ("occlusion", {"batch": 0}, TypeError, "it takes size, baseline, batch_size"),
         ("gmar", {"batch_size": 0}, ValueError, "batch_size"),
     ],
 )
@@ -330,3 +414,9 @@ def test_zero_gradients_give_equal_weights_and_a_warning():
     with pytest.warns(UserWarning, match="equal weights"):
         (w,) = head_weights([torch.zeros(2, 4, 3, 3)])
     assert torch.equal(w, torch.full((2, 4), 0.25))
+
+
+def test_bth_weights_need_attention():
+    _, gradients, _ = stack(0)
+    with pytest.raises(ValueError, match="attentions="):
+        head_weights(gradients, "bth")

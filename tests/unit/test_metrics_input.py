@@ -267,7 +267,8 @@ def test_cheap_forwards_stay_close_and_say_so(vit):
     assert 0 < (plain.scores - cheap.scores).abs().max() < 0.05
     with pytest.raises(ValueError, match="'float32', 'auto'"):
         metrics.insertion(vit, X, MAPS, precision="half")
-    assert not torch.is_autocast_enabled("cpu") and not vit.classifier._forward_hooks
+    assert not torch.is_autocast_enabled("cpu")
+    assert not any("forward" in m.__dict__ for m in vit.modules())
 
 
 @needs_bfloat16
@@ -285,6 +286,23 @@ def test_norms_and_the_head_stay_in_float32(vit):
     assert logits.dtype == torch.float32 and (logits != logits.bfloat16()).any()
     inside = [v for k, v in kinds.items() if k not in norms and k != "classifier"]
     assert inside and set(inside) == {torch.bfloat16}
+
+
+def test_cheap_forwards_leave_a_product_with_text_alone_and_need_blocks(vit):
+    text = torch.randn(7, 5)
+
+    class ByText(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = vit
+
+        def forward(self, x):
+            return self.inner(x).logits @ text.T
+
+    with evaluating(ByText(), X, "auto"):
+        logits = ByText()(X)
+    assert logits.dtype == torch.float32 and (logits != logits.bfloat16()).any()
+    assert metrics.insertion(MeanPixel(), X, MAPS, precision="auto").protocol.precision == "float32"
 
 
 def test_a_callers_own_choice_is_kept(vit):

@@ -17,7 +17,6 @@ from gmar_utils.photo import (
     read_photo,
     resize,
     resized_and_cropped,
-    symmetric,
     to_photo,
 )
 
@@ -278,6 +277,5 @@ def test_a_processor_is_asked_once_for_each_size(monkeypatch):
 
 def test_scales():
     maps = torch.tensor([[[-4.0, 2.0], [0.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]])
-    assert symmetric(maps).tolist() == [[[-1, 0.5], [0, 0.25]], [[0, 0], [0, 0]]]
     assert minmax(maps)[0].tolist() == [[0, 1], [pytest.approx(2 / 3), pytest.approx(5 / 6)]]
     assert resize(maps, (3, 5)).shape == (2, 3, 5) and resize(maps.half(), (3, 5)).dtype == torch.float32

@@ -150,7 +150,16 @@ def test_one_record_for_each_object():
     assert records[3]["label"] == made.labels[1, 1] and records[3]["box"] == made.boxes[1, 1].tolist()
 
 
-@pytest.mark.parametrize("wrong", [{"objects": 3}, {"occlusion": 1.0}])
+def test_two_objects_are_a_pair():
+    pairs, made = data.shape_pairs(3, size=SIZE, seed=4), shapes.scenes(3, SIZE, seed=4, objects=2)
+    assert set(pairs.column_names) == {"image", "masks", "groups", "file"} and len(set(pairs["file"][:])) == 3
+    assert pairs["groups"][:] == made.labels[:, :, None].tolist()
+    for i in range(3):
+        assert (np.asarray(pairs[i]["image"]) == made.images[i]).all()
+        assert all((np.asarray(m) == made.masks[i, k]).all() for k, m in enumerate(pairs[i]["masks"]))
+
+
+@pytest.mark.parametrize("wrong", [{"objects": 3}, {"occlusion": 1.0}, {"n": 0}, {"n": -5}])
 def test_impossible_scenes_are_refused(wrong):
-    with pytest.raises(ValueError, match="expected objects 1 or 2"):
-        shapes.scenes(1, SIZE, **wrong)
+    with pytest.raises(ValueError, match="expected (objects 1 or 2|at least one scene)"):
+        shapes.scenes(**{"n": 1, "size": SIZE} | wrong)

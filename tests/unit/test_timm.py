@@ -32,7 +32,8 @@ def test_layout_logits_and_legrad(name):
     torch.testing.assert_close(seen.logits, model(x).detach(), atol=1e-4, rtol=1e-4)
     last = seen.gradients[-1].relu().mean((1, 2))  # the last layer's own logit is the model's
     torch.testing.assert_close(legrad(seen, layers=1), last, atol=1e-6, rtol=1e-3)
-    assert explain(model, x, "grad-cam").shape == (2, *x.shape[2:])
+    for method in ("grad-cam", "libra", "attnlrp", "cdam"):  # rotary positions, gated MLPs, registers: or refused
+        assert explain(model, x, method).shape == (2, *x.shape[2:])
 
 
 def test_the_wrapper_of_transformers_is_read_as_the_model_in_it():

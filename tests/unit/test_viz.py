@@ -120,3 +120,27 @@ def test_captions_say_where_and_cite():
 
 def test_heading_is_class_and_probability():
     assert viz.heading("tabby, tabby cat", 0.624) == "tabby 62 %"
+
+
+def test_signed_maps_diverge_from_zero():
+    values = np.array([[-1.0, 0.0, 1.0]], np.float32).repeat(10, 1)
+    left, middle, right = (
+        np.asarray(viz.blend(np.full((10, 30), 128, np.uint8), values, signed=True), int)[5, x] for x in (4, 14, 25)
+    )
+    assert left[2] > left[0] + 30 and right[0] > right[2] + 30 and np.ptp(middle) < 25
+    assert "red for and blue against" in viz.caption(values, "gmar", signed=True).alt
+
+
+@pytest.mark.parametrize("words", ["$\\foo$", "$5 or 6$", "a_{b}^", "<i>"])
+def test_words_are_never_formulas(words):
+    figure = viz.grid([PHOTO], {words: torch.rand(1, 3, 4)}, [words])
+    figure.canvas.draw()
+    table = pd.DataFrame({"method": [words], "mean": [1.0], "low": [0.5], "high": [2.0]})
+    viz.forest(table, xlabel=words).figure.canvas.draw()
+
+
+def test_a_large_photo_is_drawn_in_strips_without_seams():
+    ramp = np.linspace(0, 255, 700).astype(np.uint8)[:, None].repeat(3, 1)
+    values = torch.linspace(0, 1, 700)[:, None].repeat(1, 3)
+    rows = np.asarray(viz.blend(ramp, values), dtype=int).sum((1, 2))
+    assert np.abs(np.diff(rows)).max() < 60

@@ -1,7 +1,7 @@
 // The picture as Python that repeats it.
 import { NORMS, VARIANTS } from "./maths.js";
 
-export const photoCode = (view) => `photos[${view.photo.key}]`;
+export const photoCode = (view) => view.photo.code ?? `photos[${view.photo.key}]`;
 
 const number = (x) => String(+x.toFixed(4));
 const norm = (n) => (NORMS[n] ? `"${NORMS[n]}"` : "None");

@@ -15,7 +15,8 @@ const PANELS = { ask, map, heads, compare, deletion };
 const NORM_NAMES = ["L1", "L2", "no head weights"];
 
 export async function render({ model, el }) {
-  const fetch = async (id) => unpack(await model.widget_manager.get_model(id.replace("IPY_MODEL_", "")));
+  const fetch = async (id) =>
+    typeof id === "string" ? unpack(await model.widget_manager.get_model(id.replace("IPY_MODEL_", ""))) : id;
   const photos = await Promise.all(model.get("photos").map(fetch));
   let waiting = 0;
   let speaking = 0;
@@ -96,11 +97,12 @@ export async function render({ model, el }) {
     if (model.get("target_names").join() !== photo.target_names.join())
       view.set({ target_names: photo.target_names, target: 0 });
     for (const part of parts) part.update();
-    code.textContent = `${main.code?.() ?? `map = ${stateCode(view, state.norm)}`}\n`;
+    code.textContent = `${photo.preamble ?? ""}${main.code?.() ?? `map = ${stateCode(view, state.norm)}`}\n`;
     copied.textContent = "";
     note.textContent = main.code
       ? ""
-      : `The page keeps ${photo.light ? "these maps in two bytes a number" : "attention in one byte an entry"}. ` +
+      : photo.note ??
+        `The page keeps ${photo.light ? "these maps in two bytes a number" : "attention in one byte an entry"}. ` +
         `That moves the maps by at most ${(100 * photo.error).toFixed(photo.light ? 3 : 1)} % of their range.`;
     el.dataset.checksum = checksum(state.map).toFixed(7);
     el.dataset.ms = (performance.now() - began).toFixed(2);

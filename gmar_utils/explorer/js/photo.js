@@ -35,7 +35,7 @@ export async function unpack(model) {
   };
 }
 
-function greyed(colour) {
+export function greyed(colour) {
   const grey = sheet(colour.width, colour.height);
   const context = grey.getContext("2d");
   context.drawImage(colour, 0, 0);
@@ -59,13 +59,16 @@ function fromPolynomials({ shape: [L], grid: [R, C] }, model) {
   return { mapAt };
 }
 
-// mapAt: the same from the attention, over some layers and without the muted heads. heads: what depends on the heads
-// alone, kept for the last few choices of them.
-async function fromAttention({ shape, grid: [R, C] }, model) {
-  const [L, H, N] = shape;
-  const attention = dequantise(new Uint8Array(await inflated(model.get("attention"))), N);
+async function fromAttention(info, model) {
+  const attention = dequantise(new Uint8Array(await inflated(model.get("attention"))), info.shape[2]);
   const readout = numbers(model.get("readout"), Float32Array);
-  const weights = numbers(model.get("weights"), Float32Array);
+  return fromHeads(info, attention, readout, numbers(model.get("weights"), Float32Array));
+}
+
+// mapAt: the same from the attention, over some layers and without the muted heads. heads: what depends on the heads
+// alone, kept for the last few choices of them. Weights: L1's and L2's of every target, each L × H.
+export function fromHeads({ shape, grid: [R, C] }, attention, readout, weights) {
+  const [L, H, N] = shape;
   const weightsOf = (t, norm) =>
     norm < 2 ? weights.subarray((t * 2 + norm) * L * H, (t * 2 + norm + 1) * L * H) : new Array(L * H).fill(1 / H);
   const kept = new Map();

@@ -28,11 +28,11 @@ _results: dict[str, bool] = {}
 
 
 def exercise(chapter: int, level: str, minutes: int):
-    """Register a check. The check prints one line, never raises on a learner's answer, and notes the result."""
+    """Register `check_NAME` as the exercise NAME. It prints one line, never raises on an answer, notes the result."""
     assert level in LEVELS
 
     def register(test):
-        name = test.__name__
+        name = test.__name__.removeprefix("check_")
 
         @functools.wraps(test)
         def check(answer=None, *, solution: bool = False) -> None:
@@ -95,7 +95,7 @@ def ask(function, *inputs):
     if function is None or function is ...:
         raise Unfilled
     if not callable(function):
-        raise Hint(f"pass the function itself, checks.name(my_function), not its {type(function).__name__} result.")
+        raise Hint(f"pass the function itself, check_name(my_function), not its {type(function).__name__} result.")
     try:
         result = function(*inputs)
     except Exception as error:  # a learner's code may raise anything

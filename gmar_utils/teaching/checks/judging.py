@@ -1,45 +1,56 @@
-"""The exercises of chapters 5 to 11: metrics, sanity, training, and the claims of the papers."""
-
-import math
+"""The exercises of chapters 5 to 7: faithfulness, localisation, sanity."""
 
 import torch
 
-from .engine import Hint, ask, case, exercise, expect
+from .engine import Hint, ask, exercise, expect
 
-# --- chapter 5: faithfulness ------------------------------------------------------------------------------------------
+# chapter 5: faithfulness ---------------------------------------------------------------------------------------
 
 
 @exercise(5, "warm-up", 5)
-def average_drop(answer):
+def check_average_drop(answer):
     """Scores (B,) of the full and of the masked images → Average Drop in percent: my_drop(full, masked)"""
     full, masked = torch.tensor([0.8, 0.5, 0.2, 0.9]), torch.tensor([0.2, 0.6, 0.1, 0.9])
     lost = (full - masked).clamp(min=0)
-    expect(ask(answer, full, masked), 100 * (lost / full).mean(), {
-        "a gain is no negative drop: max(0, Y − O) per image, before the mean.": 100 * ((full - masked) / full).mean(),
-        "divide by the full image's score Y: a loss of 0.1 weighs more if there was only 0.2.": 100 * lost.mean(),
-        "divide by the full score Y, not by the masked score O.": 100 * (lost / masked).mean(),
-        "percent: times 100.": (lost / full).mean(),
-        "first the ratio of each image, then the mean; you divided the means.": 100 * lost.mean() / full.mean(),
-        "that is Average Increase, the share of images whose score rose.": 100 * (masked > full).float().mean(),
-        "take the mean over the images: one number.": 100 * lost / full,
-    }, "the drop")  # fmt: skip
+    expect(
+        ask(answer, full, masked),
+        100 * (lost / full).mean(),
+        {
+            "a gain is no negative drop: max(0, Y − O) per image, before the mean.": 100
+            * ((full - masked) / full).mean(),
+            "divide by the full image's score Y: a loss of 0.1 weighs more if there was only 0.2.": 100 * lost.mean(),
+            "divide by the full score Y, not by the masked score O.": 100 * (lost / masked).mean(),
+            "percent: times 100.": (lost / full).mean(),
+            "first the ratio of each image, then the mean; you divided the means.": 100 * lost.mean() / full.mean(),
+            "that is Average Increase, the share of images whose score rose.": 100 * (masked > full).float().mean(),
+            "take the mean over the images: one number.": 100 * lost / full,
+        },
+        "the drop",
+    )
 
 
 @exercise(5, "warm-up", 3)
-def fool_drop(answer):
+def check_fool_drop(answer):
     """A map in [0, 1] that gets Average Drop 0 from every model: my_map(pixel_values) → (B, height, width)"""
     pixels = torch.rand(2, 3, 8, 16, generator=torch.Generator().manual_seed(0))
     got = ask(answer, pixels)
-    expect(got, torch.ones(2, 8, 16), {
-        "zero everywhere hides the whole picture: that is the largest drop one can get.": torch.zeros(2, 8, 16),
-        "one map for each image of the batch: (B, height, width).": torch.ones(8, 16),
-        "a map has no channels: (B, height, width).": torch.ones(2, 3, 8, 16),
-        "half the brightness everywhere still changes the picture, so a score may fall.": torch.full((2, 8, 16), 0.5),
-    }, "the map")  # fmt: skip
+    expect(
+        got,
+        torch.ones(2, 8, 16),
+        {
+            "zero everywhere hides the whole picture: that is the largest drop one can get.": torch.zeros(2, 8, 16),
+            "one map for each image of the batch: (B, height, width).": torch.ones(8, 16),
+            "a map has no channels: (B, height, width).": torch.ones(2, 3, 8, 16),
+            "half the brightness everywhere still changes the picture, so a score may fall.": torch.full(
+                (2, 8, 16), 0.5
+            ),
+        },
+        "the map",
+    )
 
 
 @exercise(5, "medium", 10)
-def delete_patches(answer):
+def check_delete_patches(answer):
     """Images (B, C, h, w) whose `count` highest patches are 0: my_delete(pixels, maps (B, R, C), count)"""
     g = torch.Generator().manual_seed(0)
     pixels, maps = 1 + torch.rand(2, 3, 8, 12, generator=g), torch.rand(2, 2, 3, generator=g)
@@ -51,40 +62,52 @@ def delete_patches(answer):
 
     first = maps[:1].expand_as(maps)
     for count in (2, 0, 6):
-        expect(ask(answer, pixels.clone(), maps, count), cut(count), {
-            "you removed the lowest patches; Deletion removes the highest first.": cut(count, descending=False),
-            "that keeps the highest patches and removes the others: the start of Insertion.": cut(count, keep=True),
-            "one patch too many is gone: exactly `count` patches.": cut(count + 1),
-            "every image has its own map; you used the first map for all.": cut(count, grid=first),
-            "argsort gives the places in order, not the rank of each place: take argsort of the argsort.":
-                pixels * ~(maps.flatten(1).argsort(1, descending=True).view_as(maps) < count)
-                .repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None],
-        }, f"the images without {count} patches")  # fmt: skip
+        expect(
+            ask(answer, pixels.clone(), maps, count),
+            cut(count),
+            {
+                "you removed the lowest patches; Deletion removes the highest first.": cut(count, descending=False),
+                "that keeps the highest patches and removes the others: the start of Insertion.": cut(count, keep=True),
+                "one patch too many is gone: exactly `count` patches.": cut(count + 1),
+                "every image has its own map; you used the first map for all.": cut(count, grid=first),
+                "argsort gives the places in order, not the rank of each place: take argsort of the argsort.": pixels
+                * ~(maps.flatten(1).argsort(1, descending=True).view_as(maps) < count)
+                .repeat_interleave(4, 1)
+                .repeat_interleave(4, 2)[:, None],
+            },
+            f"the images without {count} patches",
+        )
 
 
 @exercise(5, "medium", 8)
-def area(answer):
+def check_area(answer):
     """Fractions (S + 1,) and scores (B, S + 1) → area (B,) by trapezoids: my_area(fractions, scores)"""
     fractions = torch.tensor([0.0, 0.1, 0.4, 1.0])
     scores = torch.tensor([[0.9, 0.5, 0.3, 0.1], [0.2, 0.8, 0.4, 0.0]])
     width, right = fractions.diff(), torch.trapezoid(scores, fractions)
-    expect(ask(answer, fractions, scores), right, {
-        "that is the mean score. The steps need not be equally wide: weigh each by its width.": scores.mean(1),
-        "the left end of each step only; a trapezoid takes the mean of both ends.": (scores[:, :-1] * width).sum(1),
-        "the right end of each step only; a trapezoid takes the mean of both ends.": (scores[:, 1:] * width).sum(1),
-        "that treats all steps as equally wide: multiply each by its width, fractions.diff().":
-            torch.trapezoid(scores, dx=1 / 3),
-        "the steps are taken as one unit wide: the fractions run from 0 to 1.": torch.trapezoid(scores),
-        "one area for each image: do not mix the images.": right.mean(),
-        "a trapezoid is the mean of both ends, not their sum: divide by 2.": 2 * right,
-    }, "the area")  # fmt: skip
+    expect(
+        ask(answer, fractions, scores),
+        right,
+        {
+            "that is the mean score. The steps need not be equally wide: weigh each by its width.": scores.mean(1),
+            "the left end of each step only; a trapezoid takes the mean of both ends.": (scores[:, :-1] * width).sum(1),
+            "the right end of each step only; a trapezoid takes the mean of both ends.": (scores[:, 1:] * width).sum(1),
+            "that treats all steps as equally wide: multiply each by its width, fractions.diff().": torch.trapezoid(
+                scores, dx=1 / 3
+            ),
+            "the steps are taken as one unit wide: the fractions run from 0 to 1.": torch.trapezoid(scores),
+            "one area for each image: do not mix the images.": right.mean(),
+            "a trapezoid is the mean of both ends, not their sum: divide by 2.": 2 * right,
+        },
+        "the area",
+    )
 
 
-# --- chapter 6: localisation ------------------------------------------------------------------------------------------
+# chapter 6: localisation ---------------------------------------------------------------------------------------
 
 
 @exercise(6, "medium", 10)
-def iou(answer):
+def check_iou(answer):
     """Map and mask (h, w), 1 object, 0 ground, 255 void → the object's IoU in percent: my_iou(map, mask, threshold)"""
     g = torch.Generator().manual_seed(0)
     values, mask = torch.rand(6, 8, generator=g), torch.zeros(6, 8, dtype=torch.long)
@@ -93,25 +116,35 @@ def iou(answer):
     truth = mask == 1
     both, either = (found & truth).sum(), ((found | truth) & known).sum()
     ground = (~found & ~truth & known).sum() / ((~found | ~truth) & known).sum()
-    expect(ask(answer, values, mask, 0.4), 100 * both / either, {
-        "void pixels (255) count nowhere: leave them out of both the intersection and the union.":
-            100 * both / (found | truth).sum(),
-        "void pixels (255) are neither object nor ground; you counted them as object.":
-            100 * (found & (mask > 0)).sum() / (found | (mask > 0)).sum(),
-        "that is precision: you divided by what the map found; divide by the union.":
-            100 * both / (found & known).sum(),
-        "that is recall: you divided by the object; divide by the union.": 100 * both / truth.sum(),
-        "that is the Dice score: twice the intersection over the sum. IoU divides by the union.":
-            200 * both / (truth.sum() + (found & known).sum()),
-        "that is pixel accuracy: it also counts ground that was left alone.":
-            100 * ((found == truth) & known).sum() / known.sum(),
-        "that is the mean of object and ground; asked for is the object alone.": 50 * (both / either + ground),
-        "percent: times 100.": both / either,
-    }, "the IoU")  # fmt: skip
+    expect(
+        ask(answer, values, mask, 0.4),
+        100 * both / either,
+        {
+            "void pixels (255) count nowhere: leave them out of both the intersection and the union.": 100
+            * both
+            / (found | truth).sum(),
+            "void pixels (255) are neither object nor ground; you counted them as object.": 100
+            * (found & (mask > 0)).sum()
+            / (found | (mask > 0)).sum(),
+            "that is precision: you divided by what the map found; divide by the union.": 100
+            * both
+            / (found & known).sum(),
+            "that is recall: you divided by the object; divide by the union.": 100 * both / truth.sum(),
+            "that is the Dice score: twice the intersection over the sum. IoU divides by the union.": 200
+            * both
+            / (truth.sum() + (found & known).sum()),
+            "that is pixel accuracy: it also counts ground that was left alone.": 100
+            * ((found == truth) & known).sum()
+            / known.sum(),
+            "that is the mean of object and ground; asked for is the object alone.": 50 * (both / either + ground),
+            "percent: times 100.": both / either,
+        },
+        "the IoU",
+    )
 
 
 @exercise(6, "warm-up", 5)
-def pointing(answer):
+def check_pointing(answer):
     """Is the highest pixel of a map (h, w) in a box (x0, y0, x1, y1), the last two exclusive: my_hit(map, box)"""
     for (row, column), hints in {
         (5, 2): "x counts columns and y counts rows: map[row, column] is map[y, x].",
@@ -129,7 +162,7 @@ def pointing(answer):
 
 
 @exercise(6, "hard", 20)
-def precision_average(answer):
+def check_precision_average(answer):
     """Scores (n,), no ties, and truth (n,) of 0 and 1 → average precision in percent: my_ap(scores, truth)"""
     g = torch.Generator().manual_seed(3)
     scores, truth = torch.rand(12, generator=g), (torch.rand(12, generator=g) < 0.4).long()
@@ -137,20 +170,26 @@ def precision_average(answer):
     rank = torch.arange(1, 13)
     precision = hits.cumsum(0) / rank
     rising = truth[scores.argsort()].float()
-    expect(ask(answer, scores, truth), 100 * (precision * hits).sum() / hits.sum(), {
-        "you went up from the lowest score; start at the highest.":
-            100 * (rising.cumsum(0) / rank * rising).sum() / rising.sum(),
-        "average the precision at the true pixels only, not at every pixel.": 100 * precision.mean(),
-        "divide by the number of true pixels, not by that of all pixels.": 100 * (precision * hits).mean(),
-        "percent: times 100.": (precision * hits).sum() / hits.sum(),
-    }, "the average precision")  # fmt: skip
+    expect(
+        ask(answer, scores, truth),
+        100 * (precision * hits).sum() / hits.sum(),
+        {
+            "you went up from the lowest score; start at the highest.": 100
+            * (rising.cumsum(0) / rank * rising).sum()
+            / rising.sum(),
+            "average the precision at the true pixels only, not at every pixel.": 100 * precision.mean(),
+            "divide by the number of true pixels, not by that of all pixels.": 100 * (precision * hits).mean(),
+            "percent: times 100.": (precision * hits).sum() / hits.sum(),
+        },
+        "the average precision",
+    )
 
 
-# --- chapter 7: sanity ------------------------------------------------------------------------------------------------
+# chapter 7: sanity ---------------------------------------------------------------------------------------------
 
 
 @exercise(7, "medium", 10)
-def rank_correlation(answer):
+def check_rank_correlation(answer):
     """Spearman's correlation of two sets of maps (B, R, C), no ties → (B,): my_correlation(a, b)"""
     g = torch.Generator().manual_seed(0)
     a = torch.rand(2, 3, 4, generator=g)
@@ -166,20 +205,28 @@ def rank_correlation(answer):
 
     x, y = a.flatten(1), b.flatten(1)
     right = pearson(rank(x), rank(y))
-    expect(ask(answer, a, b), right, {
-        "that is Pearson's correlation of the values; replace each value by its rank first.": pearson(x, y),
-        "argsort gives the places in order, not the rank of each place: take argsort of the argsort.":
-            pearson(x.argsort(-1).float(), y.argsort(-1).float()),
-        "one number for each image: rank and correlate each image on its own.":
-            pearson(rank(a.flatten()), rank(b.flatten())),
-        "one number for each image, not their mean.": right.mean(),
-        "one number for each image: flatten the map first, or each row is ranked on its own.":
-            pearson(rank(a), rank(b)),
-    }, "the correlation")  # fmt: skip
+    expect(
+        ask(answer, a, b),
+        right,
+        {
+            "that is Pearson's correlation of the values; replace each value by its rank first.": pearson(x, y),
+            "argsort gives the places in order, not the rank of each place: take argsort of the argsort.": pearson(
+                x.argsort(-1).float(), y.argsort(-1).float()
+            ),
+            "one number for each image: rank and correlate each image on its own.": pearson(
+                rank(a.flatten()), rank(b.flatten())
+            ),
+            "one number for each image, not their mean.": right.mean(),
+            "one number for each image: flatten the map first, or each row is ranked on its own.": pearson(
+                rank(a), rank(b)
+            ),
+        },
+        "the correlation",
+    )
 
 
 @exercise(7, "medium", 8)
-def randomised(answer):
+def check_randomised(answer):
     """A copy of a model with fresh weights; the model itself stays as it is: my_random_copy(model) → model"""
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.LayerNorm(8), torch.nn.Linear(8, 3))
@@ -193,14 +240,16 @@ def randomised(answer):
         raise Hint("the copy must have the same layers and sizes as the model.")
     same = [n for (n, p), q in zip(got.named_parameters(), before, strict=True) if p.ndim > 1 and torch.equal(p, q)]
     if same:
-        raise Hint(f"{', '.join(same)} did not change: give every layer that has them new weights "
-                   "(layer.reset_parameters() where a layer has it).")  # fmt: skip
+        raise Hint(
+            f"{', '.join(same)} did not change: give every layer that has them new weights "
+            "(layer.reset_parameters() where a layer has it)."
+        )
     if any(p.ndim > 1 and p.detach().std() == 0 for p in got.parameters()):
         raise Hint("all weights of a layer are equal; draw them at random, or the model cannot tell patches apart.")
 
 
 @exercise(7, "project", 45)
-def faithful_heads(answer):
+def check_faithful_heads(answer):
     """Head weights (B, H) and effects of muting each head (B, H) → the median over images of Spearman's correlation"""
     weights = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.4, 0.1, 0.2, 0.3], [0.25, 0.15, 0.5, 0.1]])
     change = torch.tensor([[0.1, -0.2, 0.6, -0.9], [-0.8, 0.3, 0.1, -0.2], [0.3, -0.1, 0.2, 0.05]])
@@ -211,137 +260,14 @@ def faithful_heads(answer):
 
     each = torch.stack([spearman(w, c.abs()) for w, c in zip(weights, change, strict=True)])
     signed = torch.stack([spearman(w, c) for w, c in zip(weights, change, strict=True)])
-    expect(ask(answer, weights, change), each.median(), {
-        "a head may also push the score down: take the size of the change, |Δy|.": signed.median(),
-        "asked for is the median over the images, not the mean.": each.mean(),
-        "one number: the median over the images.": each,
-        "correlate within each image; pooled, the images mix.": spearman(weights.flatten(), change.abs().flatten()),
-    }, "the median")  # fmt: skip
-
-
-# --- chapter 8: fine-tuning -------------------------------------------------------------------------------------------
-
-
-@exercise(8, "medium", 8)
-def schedule(answer):
-    """Learning rate factor, linear warm-up, then half a cosine to 0: my_rate(step, total, warmup), steps from 0"""
-
-    def right(step, total, warmup):
-        if step < warmup:
-            return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
-
-    points = [(s, 100, 10) for s in (0, 5, 9, 10, 55, 99)]
-    late = [(right(s, t, w), 0.5 * (1 + math.cos(math.pi * s / t))) for s, t, w in points]
-    got = [ask(answer, *p) for p in points]
-    expect(torch.tensor([float(v) for v in got]), [r for r, _ in late], {
-        "the warm-up is missing: the first steps rise from 1/warmup to 1.":
-            [right(*p) if p[0] >= 10 else 1.0 for p in points],
-        "the first step would have rate 0 and be wasted: (step + 1) / warmup.":
-            [s / w if s < w else right(s, t, w) for s, t, w in points],
-        "the cosine starts where the warm-up ends: subtract warmup from step and from total.":
-            [right(*p) if p[0] < 10 else c for p, (_, c) in zip(points, late, strict=True)],
-        "half a cosine, from 1 down to 0: π, not 2π.":
-            [right(s, t, w) if s < w else 0.5 * (1 + math.cos(2 * math.pi * (s - w) / (t - w))) for s, t, w in points],
-        "a cosine runs from 1 to −1; shift and halve it: (1 + cos)/2.":
-            [right(s, t, w) if s < w else math.cos(math.pi * (s - w) / (t - w)) for s, t, w in points],
-    }, "the factor")  # fmt: skip
-
-
-@exercise(8, "warm-up", 5)
-def top_k(answer):
-    """Percent of images whose label is among the k highest of logits (B, K): my_top_k(logits, labels, k)"""
-    logits = torch.randn(50, 6, generator=torch.Generator().manual_seed(1))
-    labels = torch.arange(50) % 6
-    for k in (1, 3):
-        share = (logits.topk(k).indices == labels[:, None]).any(1).float().mean()
-        low = (logits.topk(k, largest=False).indices == labels[:, None]).any(1).float().mean()
-        last = (logits.topk(k).indices[:, -1] == labels).float().mean()
-        expect(ask(answer, logits, labels, k), 100 * share, {
-            "percent: times 100.": share,
-            "that is top-1 whatever k is: the label may be any of the k highest.":
-                100 * (logits.argmax(1) == labels).float().mean(),
-            "those are the k lowest logits.": 100 * low,
-            "that compares with the k-th place only; any of the first k places counts.": 100 * last,
-            "divide by the number of images, not by images times k.": 100 * share / k,
-        }, f"top-{k}")  # fmt: skip
-
-
-# --- chapters 9 to 11: the papers' claims -----------------------------------------------------------------------------
-
-
-@exercise(9, "warm-up", 5)
-def verdict(answer):
-    """From an interval to a verdict: my_verdict(low, high, threshold) → "holds", "does not" or "cannot be told\""""
-    for low, high, threshold, right in (
-        (0.2, 1.0, 0.0, "holds"), (-2.0, -0.5, 0.0, "does not"), (-0.5, 1.5, 0.0, "cannot be told"),
-        (0.2, 1.0, 1.8, "does not"), (2.0, 3.0, 1.8, "holds"), (0.5, 2.5, 1.8, "cannot be told"),
-    ):  # fmt: skip
-        got = ask(answer, low, high, threshold)
-        if got == right:
-            continue
-        if right == "cannot be told":
-            raise Hint(f"{threshold:g} lies inside [{low:g}, {high:g}]: the data allow both, so it cannot be told.")
-        if threshold and got == ("holds" if low > 0 else "cannot be told"):
-            raise Hint("compare with the threshold, not with 0: a claim of 1.8 points asks for more than that.")
-        if got in ("holds", "does not"):
-            raise Hint("the two are swapped: an interval above the threshold supports the claim.")
-        raise Hint(f"[{low:g}, {high:g}] against {threshold:g} should give {right!r}, yours is {got!r}.")
-
-
-@exercise(9, "medium", 12)
-def paired_interval(answer):
-    """95 % interval of the mean of a − b, both (N,): my_interval(a, b, draws), draws (T, N) of image numbers"""
-    g = torch.Generator().manual_seed(2)
-    image = 10 * torch.rand(60, generator=g)
-    a, b = image + torch.rand(60, generator=g) + 0.5, image + torch.rand(60, generator=g)
-    draws = torch.randint(60, (400, 60), generator=g)
-
-    def ends(values):
-        return torch.quantile(values, torch.tensor([0.025, 0.975]))
-
-    right = ends((a - b)[draws].mean(1))
-    got = ask(answer, a, b, draws)
-    got = torch.stack([torch.as_tensor(v) for v in got]) if isinstance(got, tuple | list) else got
-    expect(got, right, {
-        "that draws the images of a and of b apart: pair them, so that a hard image is hard for both.":
-            ends(a[draws].mean(1) - b[draws.flip(0)].mean(1)),
-        "that is the spread of single images; take the mean of each draw first.": ends(a - b),
-        "that is b − a: turn it round.": ends((b - a)[draws].mean(1)),
-        "that is the mean only; an interval has two ends.": (a - b).mean(),
-        "those are the smallest and the largest of all draws; cut 2.5 % off each end.":
-            torch.stack([(a - b)[draws].mean(1).min(), (a - b)[draws].mean(1).max()]),
-        "that cuts 5 % off each end, which leaves 90 %.":
-            torch.quantile((a - b)[draws].mean(1), torch.tensor([0.05, 0.95])),
-    }, "the interval")  # fmt: skip
-
-
-@exercise(10, "warm-up", 5)
-def empty_accuracy(answer):
-    """Pixel accuracy, in percent, of a map that marks nothing: my_accuracy(mask), 0 ground, 1 object, 255 void"""
-    mask = torch.zeros(10, 10)
-    mask[2:5, 2:6], mask[8:] = 1, 255
-    expect(ask(answer, mask), 85.0, {
-        "percent: times 100.": 0.85,
-        "void counts neither as right nor as wrong: leave it out of both counts.": 68.0,
-        "void is no part of the picture for a metric: leave it out of the total too.": 88.0,
-        "that is the object's share; the empty map is right on the ground.": 15.0,
-    }, "the accuracy")  # fmt: skip
-
-
-@exercise(11, "medium", 10)
-def read_out(answer):
-    """A rollout for each head (B, H, N, N) → map (B, R, C), [CLS] row, mean of heads: my_map(chains, prefix, grid)"""
-    c = case(seed=11)
-    chains, (rows, columns) = c.attentions[0], c.grid
-    right = chains[:, :, 0, c.prefix :].mean(1).unflatten(1, c.grid)
-    shipped = chains[:, 0, 1:].reshape(len(chains), -1, rows, columns)
-    expect(ask(answer, chains, c.prefix, c.grid), right, {
-        "that is head 0 only: the second index is the head.": chains[:, 0, 0, c.prefix :].unflatten(1, c.grid),
-        "`[:, 0, 1:]` takes head 0 and drops the [CLS] row: the axes are image, head, query, key.": shipped,
-        "the mean over the pieces hides that `[:, 0, 1:]` takes head 0 and drops the [CLS] row.": shipped.mean(1),
-        "that is the sum over heads; take the mean.": chains.shape[1] * right,
-        "that is a column: row 0 says where [CLS] looks.": chains[:, :, c.prefix :, 0].mean(1).unflatten(1, c.grid),
-        "that is the mean over all queries; take row 0.": chains[..., c.prefix :].mean((1, 2)).unflatten(1, c.grid),
-        "reshape to (rows, columns): a map is a picture.": chains[:, :, 0, c.prefix :].mean(1),
-    }, "the map")  # fmt: skip
+    expect(
+        ask(answer, weights, change),
+        each.median(),
+        {
+            "a head may also push the score down: take the size of the change, |Δy|.": signed.median(),
+            "asked for is the median over the images, not the mean.": each.mean(),
+            "one number: the median over the images.": each,
+            "correlate within each image; pooled, the images mix.": spearman(weights.flatten(), change.abs().flatten()),
+        },
+        "the median",
+    )

@@ -4,9 +4,10 @@
 the behaviour of the authors' public code from a description; none of that code is used here, since it has no licence.
 """
 
+from functools import partial
+
 import torch
 
-from gmar_utils.methods import METHODS, Method
 from gmar_utils.methods.weighting import head_weights
 
 
@@ -82,16 +83,16 @@ def chains_readout(chains, readout, prefix_tokens=1):
 
 
 READINGS = {
-    "paper": ("reading", {}),
-    "product": ("reading", {"recursion": "product"}),
-    "output-first": ("reading", {"order": "output-first"}),
-    "product, output-first": ("reading", {"recursion": "product", "order": "output-first"}),
-    "one chain a head": ("reading", {"heads": "chains"}),
-    "one weight vector": ("reading", {"scope": "network"}),
-    "literal": ("reading", {"heads": "chains", "scope": "network"}),
-    "released, all heads": ("released", {"readout": "all heads"}),
-    "released, head 0": ("released", {"readout": "head 0"}),
-    "released": ("released", {}),
+    "paper": reading,
+    "product": partial(reading, recursion="product"),
+    "output-first": partial(reading, order="output-first"),
+    "product, output-first": partial(reading, recursion="product", order="output-first"),
+    "one chain a head": partial(reading, heads="chains"),
+    "one weight vector": partial(reading, scope="network"),
+    "literal": partial(reading, heads="chains", scope="network"),
+    "released, all heads": partial(released, readout="all heads"),
+    "released, head 0": partial(released, readout="head 0"),
+    "released": released,
 }
 SOURCES = {
     "paper": "Eq. 3; weights for each layer. The library's variant `paper`",
@@ -105,9 +106,3 @@ SOURCES = {
     "released, head 0": "the same chains; [CLS] row of head 0",
     "released": "the public code: head 0 without its [CLS] row, cut into maps",
 }
-
-
-def register():
-    """Make both known to `explain` and the evaluation, for as long as this process lives."""
-    METHODS["reading"] = Method("reading", "A reading of GMAR", reading, "#D55E00", "jo2025gmar")
-    METHODS["released"] = Method("released", "GMAR's released code", released, "#D55E00", "jo2025gmar")

@@ -3,7 +3,6 @@
 import html
 import json
 import re
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -12,11 +11,12 @@ from IPython.display import HTML, Markdown, display
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
+from gmar_utils.evaluation.measures import COLUMNS
 from gmar_utils.evaluation.summary import title, to_markdown
 
+from . import RESULTS
 from .claims import HOLDS, NOT, OPEN
 
-RESULTS = Path(__file__).parents[3] / "book/results"  # of a copy of the project; the installed package holds no tables
 pd.set_option("display.max_colwidth", None, "display.max_rows", 200)
 
 
@@ -42,9 +42,18 @@ def origin(*names):
     """The provenance of tables, a line each, to show with them."""
     for name in names:
         p = about(name)
-        shown = [f"{name}.csv", p.get("model"), p.get("weights_sha256", "")[:12], p.get("data"),
-                 f"{p['images']} images" if "images" in p else None, p.get("precision"), p["device"], p["date"][:10],
-                 f"commit {p['commit'][:10]}" if p.get("commit") else None, f"{p['wall_time_s']} s"]  # fmt: skip
+        shown = [
+            f"{name}.csv",
+            p.get("model"),
+            p.get("weights_sha256", "")[:12],
+            p.get("data"),
+            f"{p['images']} images" if "images" in p else None,
+            p.get("precision"),
+            p["device"],
+            p["date"][:10],
+            f"commit {p['commit'][:10]}" if p.get("commit") else None,
+            f"{p['wall_time_s']} s",
+        ]
         _small(" · ".join(str(part) for part in shown if part))
 
 
@@ -100,8 +109,10 @@ def parts(source, claim=None):
     """Every measured difference behind the verdicts, with its interval."""
     table = read("claims")
     table = table[(table["source"] == source) & (table["claim"].eq(claim) if claim else True)]
-    text = [_unbroken(f"{r.mean:+.2f} [{r.low:+.2f}, {r.high:+.2f}]") if r.images else "not run"
-            for r in table[["mean", "low", "high", "images"]].itertuples()]  # fmt: skip
+    text = [
+        _unbroken(f"{r.mean:+.2f} [{r.low:+.2f}, {r.high:+.2f}]") if r.images else "not run"
+        for r in table[["mean", "low", "high", "images"]].itertuples()
+    ]
     shown = table.assign(difference=text)
     return shown[["claim", "part", "difference", "images", "verdict"]].reset_index(drop=True)
 
@@ -162,6 +173,36 @@ def weights_help(*names):
     rows = {}
     for name in names:
         part = choices(name).query("pair == 'gmar > uniform'")
-        rows[name.removeprefix("sensitivity-")] = {"better": (part["verdict"] == HOLDS).sum(),
-            "cannot be told": (part["verdict"] == OPEN).sum(), "worse": (part["verdict"] == NOT).sum()}  # fmt: skip
+        rows[name.removeprefix("sensitivity-")] = {
+            "better": (part["verdict"] == HOLDS).sum(),
+            "cannot be told": (part["verdict"] == OPEN).sum(),
+            "worse": (part["verdict"] == NOT).sum(),
+        }
     return pd.DataFrame(rows).T
+
+
+# The verdict on the head weights: its words stand on several pages, and a test compares them with this table ----------
+
+ASKED = {  # question: (tables, metrics); GMAR minus itself at equal weights, paired over pictures
+    "faithful, on photos": (("tiny-imagenet",), ("average_drop", "average_drop_top", "insertion", "deletion")),
+    "in the object's box, on photos": (("tiny-imagenet",), ("pointing_game", "energy_in_box")),
+    "on the object, on drawn shapes": (("shapes", "shapes-two"), ("average_precision",)),
+}
+
+
+def balance():
+    """What head weights buy: for each question, how many paired intervals of all GMAR variants lie on either side of
+    zero, and the largest difference."""
+    lines = []
+    for question, (names, metrics) in ASKED.items():
+        table = pd.concat([read(name) for name in names])
+        table = table[table["twin"].notna() & table["metric"].isin(metrics)]
+        sign = table["metric"].map(lambda m: COLUMNS[m][1])
+        ends = pd.concat([table["difference_low"] * sign, table["difference_high"] * sign], axis=1)
+        better, worse = (ends > 0).all(axis=1).sum(), (ends < 0).all(axis=1).sum()
+        far = table.iloc[table["difference"].abs().argmax()]
+        size, low, high = far[["difference", "difference_low", "difference_high"]]
+        shown = f"{title(far['metric'])}: {size:+.1f} [{low:+.1f}, {high:+.1f}]"
+        counts = {"better": better, "cannot be told": len(table) - better - worse, "worse": worse}
+        lines.append({"question": question} | counts | {"largest difference": _unbroken(shown)})
+    return pd.DataFrame(lines).set_index("question").rename_axis(None)

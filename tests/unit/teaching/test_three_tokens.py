@@ -9,14 +9,16 @@ import pytest
 import torch
 
 from gmar_utils import METHODS, explain, trace
-from gmar_utils.methods.activation import gradcam
+from gmar_utils.methods.activation import cdam, gradcam
 from gmar_utils.methods.baselines import attention, chefer
 from gmar_utils.methods.layerwise import layer_maps
+from gmar_utils.methods.perturbation import occlusion
+from gmar_utils.methods.propagation import attnlrp, libra
 from gmar_utils.methods.weighting import alpha_polynomial, head_weights, weighted_rollout
 from gmar_utils.teaching import three_tokens
 from gmar_utils.teaching.three_tokens import ATTENTION, CAT, CUP, HEAD, PICTURE, ThreeTokenViT
 
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = Path(__file__).parents[3] / "notebooks"
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +130,24 @@ def test_the_other_maps(model):
     close(layer_maps(seen)[0, :, 1:], [[0.5, 0.1667], [0.7333, 0.4]])
 
 
+def test_signed_maps(model):
+    """Per patch: 3 × its own channel's way to [CLS] for the cat, 1 × for the cup."""
+    seen = trace(model, PICTURE, target=CAT)
+    (a1, b1), (a2, b2) = ATTENTION
+    once = [(a1[0][1], a2[0][1]), (b1[0][2], b2[0][2])]  # through the first attention alone, the second alone
+    twice = [sum(a2[0][j] * a1[j][1] for j in range(3)), sum(b2[0][j] * b1[j][2] for j in range(3))]
+    whole = [k * (sum(o) + t) for k, o, t in zip(HEAD[CAT], once, twice, strict=True)]
+    assert whole == pytest.approx([4.92, 1.24])
+    for scores in (libra(seen, layers="input"), occlusion(seen, size=1)):
+        close(seen.patches(scores), [[whole]])
+    shares = [k * (sum(o) / 2 + t / 4) for k, o, t in zip(HEAD[CAT], once, twice, strict=True)]
+    close(seen.patches(attnlrp(seen)), [[shares]])
+    close(seen.patches(attnlrp(seen)), [[[2.13, 0.56]]])
+    close(libra(seen, layers="upper").sum(), model(PICTURE)[0, CAT].item())  # no biases: every block's sum is y
+    close(libra(seen).sum(), 2 * model(PICTURE)[0, CAT].item())
+    close(seen.patches(cdam(seen)), [[[1.4 * 3 * a2[0][1] + 0.2 * b2[0][1], 0.4 * 3 * a2[0][2] + 1.2 * b2[0][2]]]])
+
+
 def test_patch_rows_of_the_last_layer_play_no_part_but_in_the_input_first_map(model):
     changed = [[[list(row) for row in head] for head in heads] for heads in ATTENTION]
     for head in changed[1]:
@@ -143,7 +163,8 @@ def test_patch_rows_of_the_last_layer_play_no_part_but_in_the_input_first_map(mo
 
 @pytest.mark.parametrize("name", [n for n in METHODS if n not in ("random", "center")])
 def test_explain_takes_it_like_any_model(model, name):
-    maps = explain(model, PICTURE, name, target=CAT, upsample=False)
+    options = {"size": 1} if name == "occlusion" else {}  # one square of 2 × 2 would hide both patches
+    maps = explain(model, PICTURE, name, target=CAT, upsample=False, **options)
     assert maps.shape == (1, 1, 2)
     if name != "attention":  # its two patches tie: a constant map becomes 0
         close(maps, [[[1.0, 0.0]]])

@@ -1,0 +1,115 @@
+"""Writes what the page 'Your own photo' loads: its modules as text, and the model as parts on a button.
+
+A page opened from disk may not fetch files, so the runtime and the graph are cut into scripts (gzip in base64): the
+same files serve both ways.
+"""
+
+import base64
+import gzip
+import json
+import os
+import re
+from pathlib import Path
+
+import onnx
+
+from gmar_utils import METHODS
+from gmar_utils.checkpoint import CHECKPOINTS
+from gmar_utils.explorer.widget import MODULES
+from gmar_utils.export import export
+
+MODEL = os.environ.get("GMAR_PHOTO_MODEL", "vit-tiny-imagenet")
+PART = 1_500_000  # characters a script: small enough for a progress bar that moves
+SHOWN = ["rollout", "gmar", "gmar", "gmar", "legrad", "grad-cam", "chefer", "attention"]  # the buttons of page.js
+
+
+def write(app, exception):
+    if exception is None and app.builder.format == "html" and "book/photo" in app.env.found_docs:
+        pages(Path(app.srcdir) / "book" / "assets", Path(app.outdir) / "_static" / "photo", MODEL)
+
+
+def pages(assets: Path, out: Path, model: str, image_size: int | None = None) -> None:
+    """code.js and the parts, for any page in whose folder `out` lies."""
+    import gmar_utils.explorer
+
+    out.mkdir(parents=True, exist_ok=True)
+    scripts, vendor = Path(gmar_utils.explorer.__file__).parent, assets / "vendor" / "onnxruntime"
+    graph = export(model, out / "graph.onnx", image_size)
+    about = described(onnx.load(graph), model)
+    runtime = {
+        "code": gzip.compress((vendor / "ort.wasm.bundle.min.mjs").read_bytes(), 9, mtime=0),
+        "wasm": (vendor / "ort-wasm-simd-threaded.wasm.gz").read_bytes(),
+        "graph": gzip.compress(graph.read_bytes(), 9, mtime=0),
+    }
+    graph.unlink()
+    parts = {name: _parts(out, name, data) for name, data in runtime.items()}
+    text = {name: (scripts / "js" / f"{name}.js").read_text("utf8") for name in MODULES}
+    own = {
+        name: (assets / "photo" / f"{name}.js").read_text("utf8") for name in ("methods", "resize", "worker", "page")
+    }
+    code = {
+        "about": about,
+        "bytes": sum(part["bytes"] for files in parts.values() for part in files),
+        "parts": parts,
+        "modules": [*text.items(), ("page", own["page"])],
+        "worker": "".join(_plain(own[name]) for name in ("methods", "resize", "worker")),
+        "style": (scripts / "view.css").read_text("utf8") + (assets / "photo" / "photo.css").read_text("utf8"),
+    }
+    (out / "code.js").write_text(f"window.gmarPhoto = {json.dumps(code)};\n", "utf8")
+
+
+def described(graph, model: str) -> dict:
+    """The graph's own metadata, and what the page says of the model and the methods."""
+    about = {p.key: p.value for p in graph.metadata_props}
+    for key in (
+        "image_size",
+        "resize",
+        "resample",
+        "crop",
+        "grid",
+        "prefix_tokens",
+        "readout",
+        "mean",
+        "std",
+        "labels",
+        "bits",
+    ):
+        about[key] = json.loads(about[key])
+    shape = {o.name: [d.dim_value for d in o.type.tensor_type.shape.dim] for o in graph.graph.output}["attention"]
+    patches = shape[2] - about["prefix_tokens"]
+    card = CHECKPOINTS / model / "README.md"
+    accuracy = re.search(r"top-1 ([\d.]+) %", card.read_text("utf8")) if card.is_file() else None
+    shown = [METHODS[name] for name in SHOWN]
+    return about | {
+        "shape": shape[:3],
+        "readout": about["readout"] + [0] * patches,
+        "accuracy": accuracy and float(accuracy[1]),
+        "colours": [m.color for m in shown],
+        "sentences": [
+            f"Map computed with {m.title}{f' [{m.citation}]' if m.citation else ''} as implemented in "
+            f"{about['written_by']}, scaled to [0, 1] and interpolated bilinearly. A map is not a segmentation."
+            for m in shown
+        ],
+    }
+
+
+def _parts(out, name, data):
+    text = base64.b64encode(data).decode()
+    found = []
+    for number, start in enumerate(range(0, len(text), PART)):
+        file, piece = f"{name}-{number}.js", text[start : start + PART]
+        (out / file).write_text(f'gmarPhoto.arrived = "{piece}";\n', "utf8")
+        found.append({"file": file, "bytes": len(piece)})
+    return found
+
+
+def _plain(module):
+    """A module as part of a classic script: what it imports stands in front of it."""
+    return re.sub(
+        r"^export (?=(async )?(function|const))", "", re.sub(r"^import .*;\n", "", module, flags=re.M), flags=re.M
+    )
+
+
+def setup(app):
+    app.connect("build-finished", write)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,51 @@
+"""Occlusion: what the score loses when a part of the image is hidden."""
+
+import torch
+
+from ..capture import Trace
+from ..capture.layout import logits_of, unwrap
+from ..capture.target import class_score
+from ..capture.tracing import recording
+
+
+def occlusion(trace: Trace, size: int = 2, baseline: float = 0.0, batch_size: int = 64) -> torch.Tensor:
+    """Occlusion (B, N), signed [zeiler2014visualizing]: the drop of y when a square of patches is replaced.
+
+    The squares do not overlap; every patch of one gets its drop. It asks the model and nothing else, so it is the
+    yardstick that knows nothing of attention; it costs one forward pass for each square.
+
+    Args:
+        trace: Supplies the model, the images and the target; its attention is not read.
+        size: Patches on a square's side; squares at the lower and right edge may be smaller.
+        baseline: What replaces the pixels, after normalisation: 0 is the mean colour of the training images, and what
+            Insertion and Deletion use by default. The paper uses grey, too.
+        batch_size: Forward passes at a time, rows of image × square.
+
+    Returns:
+        Signed token scores (B, N), 0 for the prefix: below 0 where hiding helps the class.
+
+    Raises:
+        ValueError: For a `size` or a `batch_size` that is not a whole number of at least 1.
+    """
+    for name, value in (("size", size), ("batch_size", batch_size)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    rows, columns = trace.grid
+    height, width = (s // n for s, n in zip(trace.pixel_values.shape[-2:], trace.grid, strict=True))
+    across = -(-columns // size)
+    square = (torch.arange(rows)[:, None] // size) * across + torch.arange(columns) // size  # (R, C) → its number
+    squares, square = int(square.max()) + 1, square.to(trace.pixel_values.device)
+    hidden = torch.nn.functional.one_hot(square, squares).bool().permute(2, 0, 1)
+    hidden = hidden.repeat_interleave(height, 1).repeat_interleave(width, 2)  # (squares, R·h, C·w)
+    scores = []
+    model = unwrap(trace.model)
+    with recording(model, trace.pixel_values) as (_, pixel_values), torch.no_grad():
+        for part in torch.arange(len(pixel_values) * squares, device=square.device).split(batch_size):
+            images, which = part // squares, part % squares
+            shown = pixel_values[images]
+            shown[..., : rows * height, : columns * width].masked_fill_(hidden[which, None], baseline)
+            against = None if trace.against is None else trace.against[images]
+            scores.append(class_score(logits_of(model(shown)), trace.target[images], against).float())
+    y = class_score(trace.logits, trace.target, trace.against).float()
+    drop = y[:, None] - torch.cat(scores).view(-1, squares)
+    return torch.cat([drop.new_zeros(len(drop), trace.prefix_tokens), drop[:, square.flatten()]], 1)

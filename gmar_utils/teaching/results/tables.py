@@ -1,0 +1,187 @@
+"""Jobs that evaluate: both papers' tables, the audit's readings, one changed choice at a time."""
+
+import time
+from functools import partial
+
+import pandas as pd
+
+from gmar_utils import data, explain_many, load_model, metrics
+from gmar_utils.evaluation.measures import BASELINE, COLUMNS, FAITHFULNESS
+from gmar_utils.evaluation.summary import interval
+
+from . import readings
+from .claims import verdict
+from .work import ABOUT_TINY, MODELS, batches, bound, compared, rows_of, sample, shapes, tiny_imagenet
+
+LABEL = {"target": "label"}
+MEASURES = (*FAITHFULNESS, "box")
+
+
+def table_faithfulness(run):
+    """The GMAR paper's Table 1 on Tiny-ImageNet, every method and variant."""
+    started, vit = time.perf_counter(), load_model("vit-tiny-imagenet")
+    records = sample(tiny_imagenet(), run.images(1000))
+    found = run.evaluate("tiny-imagenet", vit, records, metrics=MEASURES)
+    about = {"data": ABOUT_TINY, "images": len(records), "protocol": found.protocol, "precision": run.precision}
+    run.save("tiny-imagenet", found.frame(), vit, started, **about)
+
+
+def table_localization(run, name, model, records, about, settings):
+    """The report's Table 1 on one data set: {setting: protocol}, the first one also for the claims."""
+    vit, parts, cards = load_model(model), [], {}
+    started = time.perf_counter()
+    for setting, protocol in settings.items():
+        folder = name if not parts else f"{name}-{setting}"
+        found = run.evaluate(folder, vit, records, protocol=protocol)
+        parts.append(found.frame().assign(setting=setting))
+        cards[setting] = found.protocol
+    run.save(name, pd.concat(parts), vit, started, data=about, images=len(records), protocol=cards)
+
+
+def table_voc(run, preset="report", name="voc2012"):
+    records = data.voc2012()
+    records = records.select(range(run.images(len(records))))
+    table_localization(
+        run,
+        name,
+        "vit-tiny-imagenet",
+        records,
+        "VOC 2012 val, a record for each image and class that the model has",
+        {preset: metrics.PRESETS[preset] | LABEL},
+    )
+
+
+def table_shapes(run):
+    presets, n = {"report": metrics.PRESETS["report"] | LABEL}, run.images(1000)
+    table_localization(run, "shapes", "vit-shapes", shapes(n), "shapes, one object, up to 30 % hidden", presets)
+    two = data.shapes(n // 2, seed=1000, objects=2)
+    table_localization(
+        run, "shapes-two", "vit-shapes", two, "shapes, two objects, each explained and scored on its own mask", presets
+    )
+
+
+def audit(run, name):
+    """Every reading of the paper: how far its map is from the library's default, and what the metrics say."""
+    started, (model, records) = time.perf_counter(), MODELS[name]
+    vit, records = load_model(model), records()
+    records, folder = sample(records, run.images(200)), f"audit-{name}"
+    methods = readings.READINGS | {
+        "released, L2 weights": partial(readings.released, norm="l2"),
+        "released, uniform weights": partial(readings.released, norm=None),
+        "random": "random",
+    }
+    measures = ("drop", "insertion", "deletion")
+    found = run.evaluate(
+        folder, vit, records, methods=methods, metrics=measures, protocol={"steps": 16, "target": "predicted"}
+    )
+    correlations = [found.rows[["image", "method", "metric", "value"]]]
+    for start, pixels in batches(vit, records):
+        maps = explain_many(vit.model, pixels, bound(methods), upsample=False)
+        for label, values in maps.items():
+            for reference in ("paper", "released"):
+                rho = metrics.rank_correlation(values, maps[reference]).nan_to_num(0)  # a flat map agrees with none
+                correlations.append(rows_of(start, label, f"rank_correlation_with_{reference}", rho))
+    table = compared(pd.concat(correlations), "paper")
+    table["source"] = table["method"].map(readings.SOURCES)
+    run.save(
+        folder, table, vit, started, data=name, images=len(records), protocol=found.protocol, precision=run.precision
+    )
+
+
+CORE = {
+    "grad-cam": ("grad-cam", {}),
+    "rollout": ("rollout", {"variant": "report"}),
+    "uniform": ("gmar", {"norm": None}),
+    "gmar": ("gmar", {}),
+    "legrad": ("legrad", {}),
+    "random": ("random", {}),
+}
+CONCLUSIONS = (
+    ("gmar", "rollout"),
+    ("gmar", "uniform"),
+    ("gmar", "random"),
+    ("gmar", "grad-cam"),
+    ("legrad", "gmar"),
+    ("grad-cam", "random"),
+    ("legrad", "random"),
+)
+CURVES = ("insertion", "deletion")
+DROPS = ("drop",)
+
+
+def settings():
+    """(factor, value, methods that change, protocol, measures): one factor at a time from the default."""
+
+    def rolled(**options):
+        product = {"variant": "report"} | options
+        return {
+            "rollout": ("rollout", product),
+            "uniform": ("gmar", {"norm": None} | options),
+            "gmar": ("gmar", options),
+        }
+
+    reordered = partial(readings.reading, order="output-first")
+    read = {"uniform": partial(reordered, norm=None), "gmar": reordered}
+    every, both = {}, (*DROPS, *CURVES)
+    yield "default", "", CORE, every, both
+    yield "masking", "top half", CORE, every, ("drop-top",)
+    yield "masking", "raw", CORE, {"masking": "raw"}, DROPS
+    yield "steps", 8, CORE, {"steps": 8}, CURVES
+    yield "baseline", "blur", CORE, {"baseline": "blur"}, CURVES
+    yield "score", "logit", CORE, {"score": "logit"}, CURVES
+    yield "norm", "L2", {"gmar": ("gmar", {"norm": "l2"})}, every, both
+    for alpha in (0, 4, 1000):
+        yield "alpha", alpha, rolled(alpha=float(alpha)), every, both
+    yield "recursion", "product", {k: m for k, m in rolled(variant="report").items() if k != "rollout"}, every, both
+    yield "order", "output-first", read | {"rollout": ("rollout", {})}, every, both
+    yield "order and recursion", "output-first product", rolled(variant="output-first"), every, both
+    for layers in (1, 2):
+        yield "LeGrad layers", f"last {layers}", {"legrad": ("legrad", {"layers": layers})}, every, both
+    yield "LeGrad pooling", "mean", {"legrad": ("legrad", {"pool": "mean"})}, every, both
+    yield "steps", 32, CORE, {"steps": 32}, CURVES
+    yield "target", "label", CORE, {"target": "label"}, both
+
+
+def sensitivity(run, name):
+    """One factor at a time, 200 images, 16 steps: which method is better under each choice?"""
+    started, (model, records) = time.perf_counter(), MODELS[name]
+    vit, records = load_model(model), records()
+    records = sample(records, run.images(200))
+    lines, base = [], None
+    for number, (factor, value, methods, protocol, measures) in enumerate(settings()):
+        folder = f"sensitivity-{name}/{number:02d}"
+        protocol = {"steps": 16, "target": "predicted"} | protocol
+        rows = run.evaluate(folder, vit, records, methods=methods, metrics=measures, protocol=protocol).rows
+        rows = rows[rows["method"] != BASELINE].assign(metric=rows["metric"].str.removesuffix("_top"))
+        base = rows if base is None else base
+        same = base[~base["method"].isin(methods) & base["metric"].isin(rows["metric"])]
+        rows = pd.concat([rows, same])
+        for metric, part in rows[rows["metric"] != "coverage"].groupby("metric", sort=False):
+            wide, sign = part.pivot(index="image", columns="method", values="value"), COLUMNS[metric][1]
+            for a, b in CONCLUSIONS:
+                mean, low, high = interval(sign * (wide[a] - wide[b]))
+                lines.append(
+                    {
+                        "factor": factor,
+                        "value": value,
+                        "metric": metric,
+                        "a": a,
+                        "b": b,
+                        "difference": mean,
+                        "low": low,
+                        "high": high,
+                        "images": len(wide),
+                        "verdict": verdict(low, high, images=len(wide)),
+                    }
+                )
+        # after each setting, so that a run that is cut off leaves a table
+        run.save(
+            f"sensitivity-{name}",
+            pd.DataFrame(lines),
+            vit,
+            started,
+            data=name,
+            images=len(records),
+            steps=16,
+            precision=run.precision,
+        )

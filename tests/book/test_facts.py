@@ -1,0 +1,145 @@
+"""Statements of the pages that a table, a file or a date can prove wrong."""
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from gmar_utils import METHODS
+from gmar_utils.teaching import samples
+from gmar_utils.teaching.results import show
+
+ROOT = Path(__file__).parents[2]
+VERDICT = (
+    "Against equal weights, the head weights bring no gain on insertion, deletion or drop. On photos they put a little "
+    "more of the map into the box around the object; on drawn shapes they rank the object's pixels worse."
+)
+
+
+def text(page):
+    """The words of a page, on one line."""
+    path = ROOT / page
+    words = path.read_text(encoding="utf8")
+    if path.suffix == ".ipynb":
+        words = "\n\n".join("".join(c["source"]) for c in json.loads(words)["cells"] if c["cell_type"] == "markdown")
+    return re.sub(r"\s+", " ", words)
+
+
+# --- one verdict on the head weights, the same on every page ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", ["book/index.md", "notebooks/09_gmar_table.ipynb", "notebooks/12_decide.ipynb"])
+def test_pages_give_one_verdict(page):
+    assert VERDICT in text(page)
+
+
+def test_the_verdict_is_what_the_paired_tables_say():
+    found = show.balance()
+    faithful, box, shapes = (found.loc[question] for question in show.ASKED)
+    assert faithful["better"] == 0
+    assert box["better"] > box["cannot be told"] and box["worse"] == 0
+    assert shapes["worse"] > 0 and shapes["better"] == shapes["cannot be told"] == 0
+
+
+def test_the_balance_counts_the_intervals(monkeypatch):
+    lines = [("insertion", 1, 2), ("insertion", -2, -1), ("deletion", 1, 2), ("deletion", -1, 1), ("iou", 5, 9)]
+    table = pd.DataFrame(lines, columns=["metric", "difference_low", "difference_high"])
+    table = table.assign(twin="b", difference=(table["difference_low"] + table["difference_high"]) / 2)
+    monkeypatch.setattr(show, "read", lambda name: table)
+    monkeypatch.setattr(show, "ASKED", {"q": (("t",), ("insertion", "deletion"))})
+    assert show.balance().loc["q", ["better", "cannot be told", "worse"]].tolist() == [1, 1, 2]
+
+
+# --- single statements ------------------------------------------------------------------------------------------------
+
+
+def test_rollout_finds_an_object_without_being_asked_which():
+    """Chapter 6, two objects: the IoU of rollout is as high as that of gradient attention rollout."""
+    assert "its IoU is as high as that of gradient attention rollout" in text("notebooks/06_localisation.ipynb")
+    table = show.read("shapes-two").query("metric == 'iou'").set_index("method")
+    assert table.loc["rollout", "mean"] >= table.loc["chefer", "low"]
+
+
+def test_the_whole_networks_norm_predicts_muting_better():
+    """Chapter 9: GMAR's weight, layer by layer, says less than the norm over the whole network."""
+    table = show.read("heads").query("metric == 'weight_predicts_muting'").set_index("method")
+    whole = table.loc["gradient norm, whole network", "low"]
+    assert whole > table.drop("gradient norm, whole network")["high"].max()
+
+
+def test_methods_older_than_gmar_did_not_come_after_it():
+    """Chapter 12: arXiv numbers are dates."""
+    page = text("notebooks/12_decide.ipynb")
+    (gmar,) = re.findall(r"April 2025\]\(https://doi.org/10.48550/arXiv\.(\d{4}\.\d{5})\)", page)
+    older, since = page.split("**Older than GMAR:**")[1].split("**Since GMAR.**")
+    dates = [re.findall(r"arXiv\.(\d{4}\.\d{5})", part.split("To try one")[0]) for part in (older, since)]
+    assert len(dates[0]) >= 5 and max(dates[0]) < gmar
+    assert len(dates[1]) >= 5 and min(dates[1]) > gmar
+    assert not [m.title for m in METHODS.values() if f"**{m.title}**" in since], "it is in this library"
+
+
+def test_no_page_says_that_gradients_ignore_the_mlps():
+    page = text("notebooks/01_attention.ipynb")
+    assert "passes *through* the MLPs" in page and "MLPs stay missing" not in page
+
+
+def test_the_report_states_only_a_threshold():
+    for page in ("notebooks/06_localisation.ipynb", "book/reference/methods.md"):
+        assert "infer" in text(page) and "is what the comparative report uses" not in text(page), page
+
+
+def test_every_photo_has_its_licence():
+    """The samples by name, and what notebooks take from scikit-image themselves."""
+    licences = text("book/licences.md").lower()
+    used = set(samples.PHOTOS)
+    for path in [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "gmar_utils").rglob("*.py")]:
+        used |= set(re.findall(r"skimage\.data\.(\w+)\(", path.read_text(encoding="utf8")))
+    assert not [name for name in used if name not in licences]
+
+
+@pytest.mark.parametrize("place", ["", "(max-width: 600px)"])
+def test_headings_shrink_with_their_level(place):
+    css = (ROOT / "book/assets/book.css").read_text(encoding="utf8")
+    blocks = re.findall(r"@media ([^{]+) \{\n(.*?)\n\}", css, re.S)
+    part = (
+        next(body for media, body in blocks if media == place)
+        if place
+        else re.sub(r"@media.*?\n\}", "", css, flags=re.S)
+    )
+    size = {k: float(v) for k, v in re.findall(r"\.bd-article (h\d) \{ font-size: ([\d.]+)rem", part)}
+    assert size["h1"] > size["h2"] > size["h3"] > size["h4"] > 1
+
+
+def test_the_table_of_other_libraries_calls_what_exists():
+    """Our column: names of metrics, of methods, of what `gmar_utils` exports."""
+    from gmar_utils import metrics
+
+    page = (ROOT / "book/reference/from-others.md").read_text(encoding="utf8")
+    assert all(hasattr(metrics, name) for name in set(re.findall(r"`metrics\.(\w+)\(", page)))
+    named = set(re.findall(r'explain\(model, x, "([\w-]+)"', page))
+    assert len(named) > 2 and named <= set(METHODS)
+
+
+def test_every_method_and_metric_is_defined_for_readers():
+    from gmar_utils.evaluation import METRICS
+
+    page = (ROOT / "book/reference/methods.md").read_text(encoding="utf8")
+    assert not [name for name in METHODS if f"`{name}`" not in page]
+    words = {
+        "drop": "Average Drop",
+        "drop-top": '`masking="top"`',
+        "insertion": "Insertion",
+        "deletion": "Deletion",
+        "srg": "SRG",
+        "saco": "SaCo",
+        "road": "ROAD",
+        "box": "pointing game",
+        "iou": "`iou`",
+        "which": "Which",
+        "average-precision": "`ap`",
+        "pixel-accuracy": "Pixel accuracy",
+    }
+    assert set(words) == set(METRICS), "define the new metric on the page, and name it here"
+    assert not [word for word in words.values() if word not in page]
