@@ -195,7 +195,8 @@ def test_public_functions_say_what_they_take(path):
 
 
 MADE = {"book/_static/social.png"}  # an address of the built site
-PATHS = r"(?<![\w/.-])(?:gmar_utils|notebooks|tests|_ext|book/(?:reference|assets|teach|start))/[\w/.-]+\.(?!html)\w+\b"  # .html: an address of the built site
+FOLDERS = "gmar_utils|notebooks|tests|_ext|book/(?:reference|assets|teach|start)"
+PATHS = rf"(?<![\w/.-])(?:{FOLDERS})/[\w/.-]+\.(?!html)\w+\b"  # .html: an address of the built site
 
 
 @pytest.mark.parametrize("path", [p for p in TEXTS if p != Path(__file__)], ids=name)
