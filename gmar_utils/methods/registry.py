@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..capture import Trace, trace
+from ..capture import Trace
 from ..capture.checks import check_model, check_pixel_values, out_of_memory
 from ..capture.target import parse_target
 from ..photo import minmax
@@ -66,7 +66,7 @@ def bind(method: str | Callable, **options) -> Callable[[Trace], torch.Tensor]:
     """
     if isinstance(method, str) and method in METHODS:
         function = METHODS[method].function
-        takes = list(inspect.signature(function).parameters)[1:]
+        takes = list(inspect.signature(function).parameters)[1:] if options else ()
         for option in options:
             if option not in takes:
                 raise TypeError(f"{method} takes no option {option!r}; it takes {', '.join(takes) or 'none'}.")
@@ -108,8 +108,8 @@ def explain(
 
     >>> maps = explain(vit.model, vit.preprocess(photos), "gmar", norm="l2")  # doctest: +SKIP
     """
-    methods, layout = {"map": bind(method, **options)}, {"prefix_tokens": prefix_tokens, "grid": grid}
-    return explain_many(model, pixel_values, methods, target, upsample, batch_size=batch_size, **layout)["map"]
+    arguments = model, pixel_values, target, upsample, (prefix_tokens, grid), batch_size
+    return _maps({"map": bind(method, **options)}, *arguments)["map"]
 
 
 def explain_many(
@@ -124,17 +124,21 @@ def explain_many(
     batch_size: int = 32,
 ) -> dict[str, torch.Tensor]:
     """{label: name or callable} → {label: maps}, as `explain`; one trace serves every map."""
+    arguments = model, pixel_values, target, upsample, (prefix_tokens, grid), batch_size
+    return _maps({label: bind(method) for label, method in methods.items()}, *arguments)
+
+
+def _maps(methods, model, pixel_values, target, upsample, layout, batch_size):
     check_model(model)
     pixel_values = check_pixel_values(pixel_values, model)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
-    methods = {label: bind(method) for label, method in methods.items()}
     target = parse_target(target, len(pixel_values))
     gradients = any(_class_aware(f) for f in methods.values())
 
     def maps_of(part):
-        chosen = target[part] if isinstance(target, torch.Tensor) and target.ndim else target
-        seen = trace(model, pixel_values[part], chosen, prefix_tokens, grid, gradients=gradients, lazy=True)
+        wanted = target[part] if isinstance(target, torch.Tensor) and target.ndim else target
+        seen = Trace(model, pixel_values[part], wanted, layout, gradients)
         size = pixel_values.shape[-2:] if upsample else None
         return {label: _finish(_scores(label, method, seen), size) for label, method in methods.items()}
 
