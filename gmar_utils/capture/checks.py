@@ -10,18 +10,14 @@ HINT = "Use load_model(...).preprocess(images), or load_model(...).explain(image
 
 
 def check_model(model) -> None:
-    """ValueError unless it is a module whose forward pass Python can watch."""
+    """ValueError unless it is a module whose weights a gradient can pass."""
     if not isinstance(model, nn.Module):
         raise ValueError(
             f"model must be a torch.nn.Module, got {type(model).__name__}. "
             "A Vit of load_model has its module in .model, and explains pictures itself: vit.explain(image)."
         )
-    if any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()):
-        raise ValueError(
-            f"{type(model).__name__} is scripted or traced (torch.jit): its attention is out of reach. "
-            "Pass the module that it was made from."
-        )
-    if any(p.is_inference() for p in model.parameters()):
+    weight = _weight(model)
+    if weight is not None and weight.is_inference():
         raise ValueError(
             f"{type(model).__name__} was made under torch.inference_mode(), so that no gradient can pass through its "
             "weights. Make it outside of that context."

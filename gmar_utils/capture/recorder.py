@@ -2,8 +2,8 @@
 
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from .checks import out_of_memory
-from .layout import find_blocks, is_norm, logits_of
+from .layout import is_norm, logits_of, parts
 
 
 class Recorder(TorchFunctionMode):
@@ -30,6 +30,7 @@ class Recorder(TorchFunctionMode):
 
     def __init__(
         self,
+        blocks: list[nn.Module],
         prefix_tokens: int | None = None,
         grid: tuple[int, int] | None = None,
         graph: bool = True,
@@ -40,38 +41,32 @@ class Recorder(TorchFunctionMode):
         outputs it makes what pooling and head read."""
         super().__init__()
         self.prefix_tokens, self.grid, self.graph, self.join = prefix_tokens, grid, graph, join
-        self.given = grid is not None
+        self.blocks, self.depth, self.given = blocks, len(blocks), grid is not None
         self.attentions, self.pooling, self.activation, self.tokens, self.outputs = [], None, None, None, []
-        self.entered, self.owners, self.elsewhere = (
-            [],
-            [],
-            [],
-        )  # blocks as they run; of each attention; other attention
+        self.entered, self.owners = [], []  # blocks as they run, and of each attention
+        self.elsewhere = []  # (batch, queries) of attention in no block
         self.block, self.embeddings, self.pooled, self.hidden, self.again = None, [], 0, False, False
-        self.functions = {
-            F.scaled_dot_product_attention: self._attend,
-            F.multi_head_attention_forward: self._multi_head,
-            torch.conv2d: self._convolve,
-        }
 
     def forward(self, model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
         """Logits (B, K). ValueError says why a model's attention cannot be rolled out, or its layout is not known."""
         self.name, self.batch = type(model).__name__, len(pixel_values)
-        blocks = find_blocks(model)
-        self.depth = len(blocks)
-        with ExitStack() as stack:
-            for i, block in enumerate(blocks):
-                stack.callback(block.register_forward_pre_hook(mine(partial(self._enter, i)), with_kwargs=True).remove)
-                stack.callback(block.register_forward_hook(mine(partial(self._leave, i))).remove)
-            for module in filter(is_norm, blocks[-1].modules() if blocks else ()):
-                stack.callback(module.register_forward_hook(mine(self._norm)).remove)
-            for module in filter(is_norm, _outside(model, blocks)):
-                stack.callback(module.register_forward_hook(mine(self._final_norm)).remove)
-            stack.enter_context(self)
-            try:
+        self.layouts, self.shape = _LAYOUTS.setdefault(model, {}), (*pixel_values.shape[1:], self.prefix_tokens)
+        handles = []
+        try:
+            for i, block in enumerate(self.blocks):
+                handles.append(block.register_forward_pre_hook(mine(partial(self._enter, i)), with_kwargs=True))
+                handles.append(block.register_forward_hook(mine(partial(self._leave, i))))
+            for module in filter(is_norm, parts(self.blocks[-1]).values() if self.blocks else ()):
+                handles.append(module.register_forward_hook(mine(self._norm)))
+            for module in filter(is_norm, parts(model, without=self.blocks).values()):
+                handles.append(module.register_forward_hook(mine(self._final_norm)))
+            with self:
                 output = model(pixel_values)
-            except AssertionError as error:  # how timm refuses an input
-                raise ValueError(f"{self.name} refuses pixel values of {tuple(pixel_values.shape)}: {error}") from None
+        except AssertionError as error:  # how timm refuses an input
+            raise ValueError(f"{self.name} refuses pixel values of {tuple(pixel_values.shape)}: {error}") from None
+        finally:
+            for handle in handles:
+                handle.remove()
         logits = logits_of(output)
         self._check(model)
         if not bool(logits.isfinite().all()):
@@ -82,9 +77,9 @@ class Recorder(TorchFunctionMode):
         return logits
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        replaced = self.functions.get(func)
+        replaced = _REPLACED.get(func)
         if replaced is not None:
-            return replaced(func, *args, **(kwargs or {}))
+            return replaced(self, func, *args, **(kwargs or {}))
         return func(*args, **kwargs) if kwargs else func(*args)
 
     # What the functions and hooks see, in the order of a forward pass ---------------------------------------------
@@ -102,9 +97,10 @@ class Recorder(TorchFunctionMode):
             raise ValueError(f"{self.name} cannot embed an input of {tuple(x.shape)}: {reason}.") from None
         if torch.is_inference_mode_enabled():
             raise ValueError(f"{self.name} runs under torch.inference_mode(), which no gradient passes; use no_grad().")
-        torch.set_grad_enabled(True)  # a leaf, so that `_locate` can ask which token holds which patch
-        self.embeddings.append(output.detach().requires_grad_())
-        return self.embeddings[-1].clone()  # a model may change its own tensors in place, but no leaf
+        torch.set_grad_enabled(True)
+        known = self.shape in self.layouts
+        self.embeddings.append(output if known else output.detach().requires_grad_())  # a leaf for `_in_reading_order`
+        return output if known else self.embeddings[-1].clone()  # a model may change its tensors in place, but no leaf
 
     def _enter(self, index, module, args, kwargs):
         if not self.entered:
@@ -133,21 +129,26 @@ class Recorder(TorchFunctionMode):
                 f"grid make {prefix + rows * columns}. Pass prefix_tokens= and grid=(rows, columns) that fit."
             )
         self.prefix_tokens = prefix
-        if not (self.given or self._in_reading_order(tokens)):
+        if self.given:
+            return
+        if self.shape not in self.layouts and not self._in_reading_order(tokens):
             raise ValueError(
                 f"The {count} tokens of {self.name} are not {prefix} prefix tokens and then the {rows}×{columns} "
                 "patches in reading order. Pass prefix_tokens= and grid=(rows, columns) if they are; no map can be "
                 "laid out otherwise."
             )
+        if self.layouts.setdefault(self.shape, (prefix, self.grid)) != (prefix, self.grid):
+            self.layouts.clear()
+            raise ValueError(f"The tokens of {self.name} are others than before. If it was changed, call it again.")
 
     def _in_reading_order(self, tokens):
         """Whether the prefix holds no patch, and the first row's ends and the last token hold just their own."""
         if not tokens.requires_grad:
             return False
         (rows, columns), prefix = self.grid, self.prefix_tokens
-        asked = tokens[0, [*range(prefix), prefix, prefix + columns - 1, -1]]
-        weights = torch.linspace(1, 2, tokens.shape[-1], device=tokens.device, dtype=tokens.dtype)
-        found = torch.autograd.grad((asked * weights).sum(), self.embeddings, allow_unused=True)
+        asked = torch.zeros_like(tokens)
+        asked[0, [*range(prefix), prefix, prefix + columns - 1, -1]] = torch.linspace(1, 2, tokens.shape[-1]).to(tokens)
+        found = torch.autograd.grad(tokens, self.embeddings, asked, allow_unused=True)
         held = [[] if g is None else (g[0].abs().sum(0) > 0).nonzero().tolist() for g in found]
         corners = sorted({(0, 0), (0, columns - 1), (rows - 1, columns - 1)})
         return [tuple(place) for place in held[-1]] == corners and not any(held[:-1])
@@ -231,6 +232,8 @@ class Recorder(TorchFunctionMode):
                 f"B = {self.batch} is needed. Windowed or pyramid attention (Swin, PVT) has no such map: use Grad-CAM "
                 "made for it."
             )
+        if self.prefix_tokens is None or self.grid is None:
+            raise ValueError(f"The first block of {self.name} gets no tokens (B, N, D): its patch grid is not known.")
         chain = list(range(self.depth))
         second = [s for s in self.elsewhere if s[1] > 1 and (self.again or s == (self.batch, first[-1]))]
         if self.entered != chain or self.owners != chain or second:
@@ -267,6 +270,15 @@ class Recorder(TorchFunctionMode):
         )
 
 
+# Checked once a model and input shape: {model: {(channels, height, width, prefix given): (prefix tokens, grid)}}
+_LAYOUTS: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
+_REPLACED = {
+    F.scaled_dot_product_attention: Recorder._attend,
+    F.multi_head_attention_forward: Recorder._multi_head,
+    torch.conv2d: Recorder._convolve,
+}
+
+
 def readout(gradient: torch.Tensor, prefix_tokens: int) -> torch.Tensor | None:
     """v₀ (B, N) from the gradient (B, N, D) of the logits at the tokens that pooling and head read; rows sum to 1.
 
@@ -275,28 +287,22 @@ def readout(gradient: torch.Tensor, prefix_tokens: int) -> torch.Tensor | None:
     nothing, or patches otherwise than in a mean.
     """
     gradient = gradient.float()
-    size = gradient.abs().amax(-1)
-    read = (size > 1e-4 * size.max()).any(0)
-    patches = gradient[:, prefix_tokens:]
-    even = bool((patches - patches[:, :1]).abs().max() <= 1e-2 * size.max())
-    alike = even and bool((gradient - patches[:, :1]).abs().max() <= 1e-2 * size.max())
-    if not even or not read.any():
-        return None
-    v = read.float()
-    if read[:prefix_tokens].any() and not alike:
-        v[prefix_tokens:] = 0
-    return (v / v.sum()).expand(len(gradient), -1)
+    size = gradient.abs().amax((0, 2))
+    v = (size > 1e-4 * size.max()).float()
+    read, patches = v.tolist(), gradient[:, prefix_tokens:]
+    if any(read[prefix_tokens:]):
+
+        def differ(tokens):
+            return bool((tokens - patches[:, :1]).abs().max() > 1e-2 * size.max())
+
+        if differ(patches):
+            return None
+        if any(read[:prefix_tokens]) and differ(gradient):
+            v[prefix_tokens:] = 0
+    return (v / v.sum()).expand(len(gradient), -1) if any(read) else None
 
 
 def mine(hook: Callable) -> Callable:
     """A hook for this thread's passes only: another thread may run the model meanwhile."""
     thread = threading.get_ident()
     return lambda *args: hook(*args) if threading.get_ident() == thread else None
-
-
-def _outside(module, blocks):
-    """The modules that are in no block."""
-    for part in module.children():
-        if part not in blocks:
-            yield part
-            yield from _outside(part, blocks)
