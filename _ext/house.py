@@ -22,7 +22,7 @@ FLOORS = (
     {"model": 0.7, "data": -2.2},
     {"evaluation": -1.2},
     {"training": -0.4, "explorer": 0.6, "export": 1.6},
-    {"trust": 1.1},
+    {"trustcard": 1.1},
     {"cli": 0.1},
     {"teaching": -2.0},
 )
@@ -42,7 +42,7 @@ SIGNS = {
     "training": "train a ViT to explain",
     "explorer": "sliders",
     "export": "one file that explains",
-    "trust": "a model's trust card",
+    "trustcard": "a model's trust card",
     "cli": "gmar explain, …",
     "teaching": "what only the book uses",
 }

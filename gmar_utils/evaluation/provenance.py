@@ -81,10 +81,10 @@ _CODE = (":(top)", ":(top,exclude)book/results/*.csv", ":(top,exclude)book/resul
 
 
 def _git(*arguments):
-    here = Path(__file__).parent
-    if not (here.parent / ".git").exists():
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():  # an installed package may lie inside somebody else's repository
         return None
-    run = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=False)
+    run = subprocess.run(["git", *arguments], cwd=checkout, capture_output=True, text=True, check=False)
     return run.stdout.strip() if run.returncode == 0 else None
 
 
