@@ -8,12 +8,12 @@ from .lights import CHECKS, Light
 ESSENTIAL = ("weights", "class", "faithful")  # without a green light in each, no map is recommended
 TITLES = {c.name: c.title.lower() for c in CHECKS}
 WHY_NOT = {
-    "weights": "it hardly depends on what the model learnt",
-    "class": "it does not depend on the class",
-    "faithful": "the answer does not follow it",
-    "object": "it misses the object",
-    "stable": "it changes with slight noise or in the mirror",
-    "tokens": "it lights artefact tokens",
+    "weights": "hardly depends on what the model learnt",
+    "class": "does not depend on the class",
+    "faithful": "is not what the answer follows",
+    "object": "misses the object",
+    "stable": "changes with slight noise or in the mirror",
+    "tokens": "lights artefact tokens",
 }
 
 
@@ -76,7 +76,10 @@ def _words(show, passed, avoid, unknown, titles, photos):
     reasons: dict[str, list[str]] = {}
     for label, why in avoid.items():
         reasons.setdefault(why, []).append(titles[label])
-    parts += [f"do not show {_and(names)}, because {why}" for why, names in reasons.items()]
+    parts += [
+        f"do not show {_and(names)}, because {'its' if len(names) == 1 else 'such a'} map {why}"
+        for why, names in reasons.items()
+    ]
     if unknown:
         what = [f"{titles[k]} ({why})" for k, why in unknown.items()]
         parts.append(f"cannot be told with {photos} photo{'s' * (photos != 1)}: {_and(what)}")
