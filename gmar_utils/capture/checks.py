@@ -47,10 +47,15 @@ def check_pixel_values(pixel_values, model: nn.Module | None = None) -> torch.Te
             "pixel_values must be a floating-point tensor (B, channels, height, width), got "
             f"{type(pixel_values).__name__}{shape}. {HINT}"
         )
-    if pixel_values.ndim != 4 or not pixel_values.is_floating_point() or pixel_values.layout != torch.strided:
+    if (
+        pixel_values.ndim != 4
+        or not pixel_values.is_floating_point()
+        or pixel_values.layout != torch.strided
+        or pixel_values.is_meta
+    ):
         raise ValueError(
             "pixel_values must be a floating-point tensor (B, channels, height, width), got "
-            f"{tuple(pixel_values.shape)} of {pixel_values.dtype}. {HINT}"
+            f"{tuple(pixel_values.shape)} of {pixel_values.dtype} on {pixel_values.device}. {HINT}"
         )
     if not pixel_values.numel():
         raise ValueError(f"pixel_values holds no image: its shape is {tuple(pixel_values.shape)}. {HINT}")

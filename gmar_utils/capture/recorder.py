@@ -23,7 +23,8 @@ class Recorder(TorchFunctionMode):
     Attributes:
         attentions: L tensors (B, H, N, N).
         prefix_tokens, grid: P and (R, C), from the output of the patch embedding; None where there is no convolution.
-        tokens: (B, N, D) what pooling and head read: the last block's output, after the final norm if there is one.
+        output: (B, N, D) of the last block.
+        tokens: (B, N, D) what pooling and head read: the output, after the final norm if there is one.
         pooling: (B, N) attention of the query that pools the tokens, or None.
         activation: (B, N, D) output of the last block's first norm, or None.
     """
@@ -62,8 +63,12 @@ class Recorder(TorchFunctionMode):
                 handles.append(module.register_forward_hook(mine(self._final_norm)))
             with self:
                 output = model(pixel_values)
-        except AssertionError as error:  # how timm refuses an input
-            raise ValueError(f"{self.name} refuses pixel values of {tuple(pixel_values.shape)}: {error}") from None
+        except (AssertionError, AttributeError, KeyError, TypeError) as error:  # timm asserts its input's size
+            raise ValueError(
+                f"{self.name} does not run on pixel values of {tuple(pixel_values.shape)} alone "
+                f"({type(error).__name__}: {error}). A model that needs more goes into a module whose forward takes "
+                "pixel values and returns logits."
+            ) from error
         finally:
             for handle in handles:
                 handle.remove()
@@ -108,6 +113,8 @@ class Recorder(TorchFunctionMode):
             if tokens is not None and tokens.ndim == 3:
                 self._locate(tokens)
             torch.set_grad_enabled(self.graph)
+        if index in self.entered:
+            raise self._no_chain("its blocks run more than once in one forward pass")
         self.entered.append(index)
         self.block = index
 
@@ -143,12 +150,13 @@ class Recorder(TorchFunctionMode):
 
     def _in_reading_order(self, tokens):
         """Whether the prefix holds no patch, and the first row's ends and the last token hold just their own."""
-        if not tokens.requires_grad:
-            return False
         (rows, columns), prefix = self.grid, self.prefix_tokens
         asked = torch.zeros_like(tokens)
         asked[0, [*range(prefix), prefix, prefix + columns - 1, -1]] = torch.linspace(1, 2, tokens.shape[-1]).to(tokens)
-        found = torch.autograd.grad(tokens, self.embeddings, asked, allow_unused=True)
+        try:
+            found = torch.autograd.grad(tokens, self.embeddings, asked, allow_unused=True)
+        except RuntimeError:  # detached, or changed in place
+            return False
         held = [[] if g is None else (g[0].abs().sum(0) > 0).nonzero().tolist() for g in found]
         corners = sorted({(0, 0), (0, columns - 1), (rows - 1, columns - 1)})
         return [tuple(place) for place in held[-1]] == corners and not any(held[:-1])
@@ -205,7 +213,8 @@ class Recorder(TorchFunctionMode):
         tokens, *rest = output if isinstance(output, tuple) else (output,)
         if last:
             torch.set_grad_enabled(True)
-            self.tokens = tokens if self.graph else tokens.detach().requires_grad_()
+            self.output = tokens.detach()
+            self.tokens = tokens if self.graph else self.output.clone().requires_grad_()
         if self.join:
             self.outputs.append(tokens)
             tokens = self.join(self.outputs) if last else tokens.detach()
@@ -237,17 +246,8 @@ class Recorder(TorchFunctionMode):
         chain = list(range(self.depth))
         second = [s for s in self.elsewhere if s[1] > 1 and (self.again or s == (self.batch, first[-1]))]
         if self.entered != chain or self.owners != chain or second:
-            times = max(self.entered.count(i) for i in chain)
-            raise ValueError(
-                f"The attention of {self.name} is not one chain of layers: "
-                + (
-                    f"its blocks run {times} times in one forward pass"
-                    if times > 1
-                    else f"{len(self.owners) + len(second)} attention calls for {self.depth} blocks in a list"
-                )
-                + ". Models that average several passes, views or towers, or that attend otherwise than once a block, "
-                "have no single map: explain each pass by itself."
-            )
+            calls = len(self.owners) + len(second)
+            raise self._no_chain(f"{calls} attention calls for {self.depth} blocks in a list")
         if self.pooled > 1 or self.tokens.ndim != 3 or self.tokens.shape[:2] != (self.batch, first[-1]):
             raise ValueError(
                 f"{self.name} pools its tokens by {self.pooled} queries of attention: which of them a map should "
@@ -255,6 +255,13 @@ class Recorder(TorchFunctionMode):
                 if self.pooled > 1
                 else f"The last block of {self.name} returns {tuple(self.tokens.shape)}, not its {first[-1]} tokens."
             )
+
+    def _no_chain(self, reason):
+        return ValueError(
+            f"The attention of {self.name} is not one chain of layers: {reason}. Models that average several passes, "
+            "views or towers, or that attend otherwise than once a block, have no single map: explain each pass by "
+            "itself."
+        )
 
     def _why_none(self, model):
         if self.hidden or any(isinstance(m, nn.MultiheadAttention) for m in model.modules()):

@@ -175,17 +175,19 @@ def _readout(recorder, logits, model, pixel_values):
     """v₀ (B, N), measured."""
     if recorder.pooling is not None:
         return recorder.pooling
+    gradient = None
     if logits.requires_grad:
         mixed = torch.arange(1, logits.shape[1] + 1).sin().to(logits).expand_as(logits)  # every class has its share
         (gradient,) = torch.autograd.grad(logits, recorder.tokens, mixed, retain_graph=True, allow_unused=True)
-        found = None if gradient is None else readout(gradient, recorder.prefix_tokens)
-    else:
+    if gradient is None:
         found = _first_token_alone(recorder, logits, model, pixel_values)
+    else:
+        found = readout(gradient, recorder.prefix_tokens)
     if found is None:
         raise ValueError(
             f"How {type(model).__name__} reads its tokens is not known: it reads neither prefix tokens alone, nor a "
             "mean, nor by attention pooling with one query"
-            + ("" if logits.requires_grad else ", and its head passes no gradient")
+            + (", and its head passes no gradient" if gradient is None else "")
             + ". No map can start from them."
         )
     return found
@@ -193,7 +195,7 @@ def _readout(recorder, logits, model, pixel_values):
 
 def _first_token_alone(recorder, logits, model, pixel_values):
     """v₀ where the head passes no gradient, as a quantised one: the first token, if the others may be anything."""
-    tokens = recorder.tokens.detach()
+    tokens = recorder.output
     others = torch.cat([tokens[:, :1], -tokens[:, 1:].flip(1)], 1)
 
     def replace(module, args, output):
