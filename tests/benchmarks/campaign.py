@@ -1,4 +1,4 @@
-"""A randomised campaign against what this tool promises: kill it, and nothing is lost.
+"""A randomised campaign against what this tool promises: kill it, feed it nonsense, share it, and nothing goes wrong.
 
 Each part is a function that yields one row for each attempt. `python tests/benchmarks/campaign.py PART …` runs parts
 and adds their lines to book/results/campaign.csv, one table for all, with provenance in campaign.json. It is not part
@@ -19,12 +19,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from gmar_utils.evaluation.provenance import provenance
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "book" / "results"
-COLUMNS = ["part", "kind", "attempts", "in_use", "lost", "different", "passed"]
+COLUMNS = ["part", "kind", "attempts", "in_use", "lost", "different", "refused", "passed"]
+COUNTED = {"in_use": "sum", "lost": "max", "different": "max", "refused": "sum", "passed": "sum"}
 
 
 class Process:
@@ -150,9 +152,109 @@ def _compare(ours, reference):
     return int((both["_merge"] != "both").sum()) + abs(len(ours) - len(reference)), int(apart.sum())
 
 
+# gmar finetune --------------------------------------------------------------------------------------------------------
+
+FINETUNE = "finetune --recipe shapes --scenes 160 --epochs 3 --batch-size 16 --save-every 0".split()
+STEPS = 30
+
+
+def finetune_kills(count: int, generator: random.Random) -> Iterator[dict]:
+    """Kill `gmar finetune` at random moments, every other one inside the write of a state.
+
+    A round is one training, killed until it comes through; its weights, state and log must be those of a training that
+    nobody disturbed, to the last bit.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        undisturbed = Path(folder) / "undisturbed" / "vit-0"  # the last part of the name stands on the card
+        begun = time.monotonic()
+        Process(*FINETUNE, "--out", undisturbed).finish()
+        duration, kills, round_ = time.monotonic() - begun, 0, 0
+        print(f"undisturbed: {duration:.0f} s", flush=True)
+        while kills < count:
+            out, rows, found = Path(folder) / f"round {round_}" / "vit-0", [], ""
+            for _ in range(min(6, count - kills)):
+                inside, before = len(rows) % 2 == 0, _step(out)
+                process = Process(*FINETUNE, "--out", out)
+                killed = _kill_in_training(process, out, generator, duration, inside)
+                if not killed:
+                    break
+                kills, step = kills + 1, _step(out)
+                rows.append(
+                    {
+                        "part": "gmar finetune",
+                        "kind": "inside a write" if inside else "by the clock",
+                        "in_use": 0 < step < STEPS,
+                        "lost": max(0, before - step),
+                    }
+                )
+            try:
+                Process(*FINETUNE, "--out", out).finish()
+                apart = _differences(undisturbed, out)
+            except RuntimeError as error:
+                apart, found = ["failed"], str(error)
+            for row in rows:
+                yield row | {"different": len(apart), "passed": not (row["lost"] or apart)}
+            print(f"round {round_}: {kills} kills, {', '.join(apart) or 'equal'} {found}", flush=True)
+            round_ += 1
+
+
+def _kill_in_training(process, out, generator, duration, inside):
+    """By the clock, or while a state is being written (a file of its own until it is whole)."""
+    if not inside:
+        time.sleep(generator.uniform(0.05, duration))
+        return process.kill()
+    fresh, wanted, was_there = out / "training" / "state.new", generator.randint(1, 12), False
+    while process.started.poll() is None and wanted:
+        there = fresh.exists()
+        wanted, was_there = wanted - (there and not was_there), there
+        time.sleep(0.001)
+    return process.kill()
+
+
+def _step(out):
+    """The step of the state on disk, 0 without one."""
+    file = out / "training" / "state.pt"
+    return torch.load(file, weights_only=True, mmap=True)["step"] if file.exists() else 0
+
+
+def _differences(one, other):
+    """What two finished trainings do not share, out of files, weights, state and log."""
+    names = [{str(p.relative_to(f)) for p in f.rglob("*") if p.name != "lock"} for f in (one, other)]
+    weights = [(f / "model.safetensors").read_bytes() for f in (one, other)]
+    states = [dict(_leaves(torch.load(f / "training/state.pt", weights_only=True)["parts"])) for f in (one, other)]
+    logs = [[json.loads(x) for x in (f / "training/log.jsonl").read_text().splitlines()] for f in (one, other)]
+    for log in logs:
+        for row in log:
+            row.pop("images_per_s", None)
+    same_state = states[0].keys() == states[1].keys() and all(_same(v, states[1][k]) for k, v in states[0].items())
+    equal = {
+        "files": names[0] == names[1],
+        "weights": weights[0] == weights[1],
+        "state": same_state,
+        "log": logs[0] == logs[1],
+    }
+    return [name for name, is_equal in equal.items() if not is_equal]
+
+
+def _leaves(value, path=""):
+    """(path, value) of everything in a nested state."""
+    if isinstance(value, dict | list | tuple):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(part, f"{path}/{key}")
+    else:
+        yield path, value
+
+
+def _same(one, other):
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
 # All parts ------------------------------------------------------------------------------------------------------------
 
-PARTS: dict[str, tuple[Callable, int]] = {"evaluate-kills": (evaluate_kills, 100)}  # name: (function, attempts)
+PARTS: dict[str, tuple[Callable, int]] = {  # name: (function, attempts)
+    "evaluate-kills": (evaluate_kills, 100),
+    "finetune-kills": (finetune_kills, 20),
+}
 
 
 def main() -> int:
@@ -178,16 +280,11 @@ def save(out: Path, name: str, rows: pd.DataFrame, record: dict) -> None:
     """One line a kind of attempt, in place of the part's earlier lines; its provenance beside the other parts'."""
     out.mkdir(parents=True, exist_ok=True)
     table, about = out / "campaign.csv", out / "campaign.json"
-    lines = rows.groupby(["part", "kind"], sort=False).agg(
-        attempts=("passed", "size"),
-        in_use=("in_use", "sum"),
-        lost=("lost", "max"),
-        different=("different", "max"),
-        passed=("passed", "sum"),
-    )
-    lines = lines.reset_index()[COLUMNS]
+    counted = {name: (name, how) for name, how in COUNTED.items() if name in rows}
+    lines = rows.groupby(["part", "kind"], sort=False).agg(attempts=("passed", "size"), **counted)
+    lines = lines.reset_index().reindex(columns=COLUMNS).astype({name: "Int64" for name in COUNTED})
     if table.exists():
-        before = pd.read_csv(table)
+        before = pd.read_csv(table).reindex(columns=COLUMNS).astype({name: "Int64" for name in COUNTED})
         lines = pd.concat([before[~before["part"].isin(lines["part"])], lines])
     lines.to_csv(table, index=False)
     parts = json.loads(about.read_text())["parts"] if about.exists() else {}
