@@ -13,19 +13,26 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
+import bad_inputs
 import numpy as np
 import pandas as pd
 import torch
 
+from gmar_utils import data, explain, load_model
 from gmar_utils.evaluation.provenance import provenance
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "book" / "results"
 COLUMNS = ["part", "kind", "attempts", "in_use", "lost", "different", "refused", "passed"]
+WORKERS = 3
 COUNTED = {"in_use": "sum", "lost": "max", "different": "max", "refused": "sum", "passed": "sum"}
 
 
@@ -155,55 +162,58 @@ def _compare(ours, reference):
 # gmar finetune --------------------------------------------------------------------------------------------------------
 
 FINETUNE = "finetune --recipe shapes --scenes 160 --epochs 3 --batch-size 16 --save-every 0".split()
-STEPS = 30
+STEPS, WITHIN = 30, 60  # steps of a training; seconds within which a kill by the clock comes
+AT_ONCE = 3  # trainings
 
 
 def finetune_kills(count: int, generator: random.Random) -> Iterator[dict]:
-    """Kill `gmar finetune` at random moments, every other one inside the write of a state.
+    """Kill `gmar finetune` at random moments, about half inside the write of a state.
 
-    A round is one training, killed until it comes through; its weights, state and log must be those of a training that
-    nobody disturbed, to the last bit.
+    A round is one training, killed five times and then run to its end; its weights, state and log must be those of a
+    training that nobody disturbed, to the last bit.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(AT_ONCE) as pool:
         undisturbed = Path(folder) / "undisturbed" / "vit-0"  # the last part of the name stands on the card
-        begun = time.monotonic()
-        Process(*FINETUNE, "--out", undisturbed).finish()
-        duration, kills, round_ = time.monotonic() - begun, 0, 0
-        print(f"undisturbed: {duration:.0f} s", flush=True)
-        while kills < count:
-            out, rows, found = Path(folder) / f"round {round_}" / "vit-0", [], ""
-            for _ in range(min(6, count - kills)):
-                inside, before = len(rows) % 2 == 0, _step(out)
-                process = Process(*FINETUNE, "--out", out)
-                killed = _kill_in_training(process, out, generator, duration, inside)
-                if not killed:
-                    break
-                kills, step = kills + 1, _step(out)
-                rows.append(
-                    {
-                        "part": "gmar finetune",
-                        "kind": "inside a write" if inside else "by the clock",
-                        "in_use": 0 < step < STEPS,
-                        "lost": max(0, before - step),
-                    }
-                )
-            try:
-                Process(*FINETUNE, "--out", out).finish()
-                apart = _differences(undisturbed, out)
-            except RuntimeError as error:
-                apart, found = ["failed"], str(error)
+        reference = pool.submit(Process(*FINETUNE, "--out", undisturbed).finish)
+        tasks = []
+        for start in range(0, count, 5):
+            out, own = Path(folder) / f"round {start}" / "vit-0", random.Random(generator.random())
+            tasks.append((out, pool.submit(_training_round, out, min(5, count - start), own)))
+        reference.result()
+        for out, task in tasks:
+            rows, failed = task.result()
+            apart = ["failed"] if failed else _differences(undisturbed, out)
             for row in rows:
                 yield row | {"different": len(apart), "passed": not (row["lost"] or apart)}
-            print(f"round {round_}: {kills} kills, {', '.join(apart) or 'equal'} {found}", flush=True)
-            round_ += 1
+            print(f"{out.parent.name}: {len(rows)} kills, {', '.join(apart) or 'equal'} {failed}", flush=True)
 
 
-def _kill_in_training(process, out, generator, duration, inside):
+def _training_round(out, kills, generator):
+    """Rows of the kills, and what was said where the training then failed."""
+    rows = []
+    for _ in range(kills):
+        inside, before = generator.random() < 0.5, _step(out)
+        process = Process(*FINETUNE, "--out", out)
+        if not _kill_in_training(process, out, generator, inside):
+            break
+        step = _step(out)
+        kind = "inside a write" if inside else "by the clock"
+        lost = max(0, before - step)
+        rows.append({"part": "gmar finetune", "kind": kind, "in_use": 0 < step < STEPS, "lost": lost})
+        print(f"killed {kind}, at step {step}", flush=True)
+    try:
+        Process(*FINETUNE, "--out", out).finish()
+        return rows, ""
+    except RuntimeError as error:
+        return rows, str(error)
+
+
+def _kill_in_training(process, out, generator, inside):
     """By the clock, or while a state is being written (a file of its own until it is whole)."""
     if not inside:
-        time.sleep(generator.uniform(0.05, duration))
+        time.sleep(generator.uniform(0.05, WITHIN))
         return process.kill()
-    fresh, wanted, was_there = out / "training" / "state.new", generator.randint(1, 12), False
+    fresh, wanted, was_there = out / "training" / "state.new", generator.randint(1, 6), False
     while process.started.poll() is None and wanted:
         there = fresh.exists()
         wanted, was_there = wanted - (there and not was_there), there
@@ -249,11 +259,85 @@ def _same(one, other):
     return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
+# Bad inputs -----------------------------------------------------------------------------------------------------------
+
+
+def bad_input(count: int, generator: random.Random) -> Iterator[dict]:
+    """Inputs of `bad_inputs.py`, in a few processes: refused in one line for each problem, or answered soundly."""
+    seed = generator.randrange(2**31)
+    with ProcessPoolExecutor(WORKERS, get_context("spawn")) as workers:
+        for row in workers.map(partial(bad_inputs.attempt, seed), range(count)):
+            passed = row["outcome"] in (bad_inputs.REFUSED, bad_inputs.ANSWERED)
+            if not passed:
+                print(f"{row['outcome']}: {row['kind']}: {row['tried']}\n{row['said']}\n", flush=True)
+            yield {
+                "part": "bad input",
+                "kind": row["kind"],
+                "refused": row["outcome"] == bad_inputs.REFUSED,
+                "passed": passed,
+            }
+
+
+# Threads --------------------------------------------------------------------------------------------------------------
+
+SHARING = ("gmar", "rollout", "legrad", "grad-cam", "chefer", "libra", "attnlrp", "cdam")
+
+
+def threads(count: int, generator: random.Random) -> Iterator[dict]:
+    """Ten threads on one model, each with its own order of eight methods: the maps of one thread, the model unchanged.
+
+    An attempt is one thread's map of two photos.
+    """
+    vit = load_model("vit-shapes", device="cpu")
+    pixels = torch.stack([vit.preprocess(scene["image"])[0] for scene in data.shapes(2, seed=0)])
+    alone = {method: explain(vit.model, pixels, method, target=1) for method in SHARING}
+    before = _state(vit.model)
+    work = [generator.sample(SHARING, len(SHARING)) for _ in range(-(-count // len(SHARING)))]
+    together = threading.Barrier(len(work))
+
+    def share(methods):
+        together.wait()
+        return [(method, _tried(lambda: explain(vit.model, pixels, method, target=1))) for method in methods]  # noqa: B023
+
+    with ThreadPoolExecutor(len(work)) as pool:
+        found = [pair for pairs in pool.map(share, work) for pair in pairs]
+    restored = _state(vit.model) == before
+    for method, maps in found[:count]:
+        equal = isinstance(maps, torch.Tensor) and torch.allclose(maps, alone[method], atol=1e-6)
+        if not equal:
+            print(f"{method}: {maps if isinstance(maps, str) else (maps - alone[method]).abs().max()}", flush=True)
+        yield {
+            "part": f"{len(work)} threads",
+            "kind": f"{len(SHARING)} methods, one model",
+            "in_use": True,
+            "different": int(not equal),
+            "passed": equal and restored,
+        }
+
+
+def _tried(function):
+    try:
+        return function()
+    except Exception as error:  # what any of the threads meets is a row of the table
+        return f"{type(error).__name__}: {error}"
+
+
+def _state(model):
+    """All that a map could leave behind: hooks, switches, gradients, the attention's implementation."""
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules()]
+    forwards = ["forward" in vars(m) for m in model.modules()]
+    switches = [p.requires_grad for p in model.parameters()], [m.training for m in model.modules()]
+    gradients = [p.grad is None for p in model.parameters()]
+    return hooks, forwards, switches, gradients, model.config._attn_implementation
+
+
 # All parts ------------------------------------------------------------------------------------------------------------
 
 PARTS: dict[str, tuple[Callable, int]] = {  # name: (function, attempts)
     "evaluate-kills": (evaluate_kills, 100),
     "finetune-kills": (finetune_kills, 20),
+    "bad-inputs": (bad_input, 360),
+    "threads": (threads, 80),
 }
 
 
@@ -289,7 +373,7 @@ def save(out: Path, name: str, rows: pd.DataFrame, record: dict) -> None:
     lines.to_csv(table, index=False)
     parts = json.loads(about.read_text())["parts"] if about.exists() else {}
     parts[name] = record
-    newest = {k: v for k, v in record.items() if k not in ("part", "seed")}
+    newest = {k: v for k, v in record.items() if k != "part"}
     about.write_text(json.dumps(newest | {"parts": parts}, indent=1) + "\n")
     print(lines.to_string(index=False), flush=True)
 
