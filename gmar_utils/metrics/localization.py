@@ -8,7 +8,9 @@ without foreground gives NaN, and `summarize` leaves it out and counts it.
 
 import math
 import warnings
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -174,10 +176,10 @@ def _pairs(maps, masks):
     """Each image's map values and foreground flags without the void, (pixels,) float64 and bool, on the CPU."""
     _same_number(maps, masks, "masks")
     for number, (values, mask) in enumerate(zip(maps, masks, strict=True)):
-        values = torch.as_tensor(values).cpu()
+        values = _map(values, number)
         foreground, void = _parts(values, torch.as_tensor(mask).cpu(), number)
         _no_nan(values, number)
-        yield values[~void].double(), foreground[~void]
+        yield values[~void], foreground[~void]
 
 
 def _two_objects(maps, masks, others):
@@ -185,7 +187,7 @@ def _two_objects(maps, masks, others):
     _same_number(maps, masks, "masks")
     _same_number(maps, others, "other masks")
     for number, (values, mask, other) in enumerate(zip(maps, masks, others, strict=True)):
-        values = torch.as_tensor(values).cpu().double()
+        values = _map(values, number)
         if not bool(values.isfinite().any()):
             _no_nan(values, number)
         (truth, _), (second, _) = (_parts(values, torch.as_tensor(m).cpu(), number) for m in (mask, other))
@@ -202,9 +204,11 @@ def _parts(values, mask, number):
             f"map {number} is {tuple(values.shape)} and its mask {tuple(mask.shape)}: both must be (height, width) "
             "of the photo. Bring maps there with Vit.to_photo, and give one channel of whole numbers as mask."
         )
+    if mask.is_complex():
+        raise ValueError(f"mask {number} holds {mask.dtype}: a mask is whole numbers from 0.")
     found = mask.unique()
     whole = not mask.is_floating_point() or bool((found.isfinite() & (found == found.round())).all())
-    if mask.is_complex() or not whole or bool((found < 0).any()):
+    if not whole or bool((found < 0).any()):
         raise ValueError(
             f"mask {number} holds {', '.join(f'{v:g}' for v in found[:5].tolist())}…: a mask is whole numbers from 0, "
             "0 the background, 255 void, anything else the object. Resize masks with nearest neighbours."
@@ -219,6 +223,10 @@ def _parts(values, mask, number):
 
 
 def _same_number(maps, others, name):
+    for given, called in ((maps, "maps"), (others, name)):
+        batch = isinstance(given, Sequence | torch.Tensor | np.ndarray) and not isinstance(given, str | bytes)
+        if not batch or not getattr(given, "ndim", 1):
+            raise ValueError(f"{called} must be a tensor or a list, one for each image, got {type(given).__name__}.")
     if len(maps) != len(others):
         raise ValueError(f"{len(maps)} maps but {len(others)} {name}.")
 
@@ -227,8 +235,13 @@ def _boxed(maps, boxes):
     """Each image's map (height, width) float64, and which of its pixels lie in the box."""
     _same_number(maps, boxes, "boxes")
     for number, (values, box) in enumerate(zip(maps, boxes, strict=True)):
-        values = torch.as_tensor(values).cpu().double()
+        values = _map(values, number)
         _no_nan(values, number)
+        if values.ndim != 2 or np.shape(box) != (4,):
+            raise ValueError(
+                f"map {number} is {tuple(values.shape)} and its box {tuple(np.shape(box))}: they must be (height, "
+                "width) and four numbers x0, y0, x1, y1."
+            )
         height, width = values.shape
         x0, y0, x1, y1 = (float(v) for v in box)
         y, x = torch.arange(height)[:, None], torch.arange(width)
@@ -239,6 +252,14 @@ def _boxed(maps, boxes):
                 "boxes are x0, y0, x1, y1 in the map's pixels, x1 and y1 exclusive."
             )
         yield values, inside
+
+
+def _map(values, number):
+    """The values of a map, float64, on the CPU."""
+    values = torch.as_tensor(values).cpu()
+    if values.is_complex() or not values.numel():
+        raise ValueError(f"map {number} must hold real numbers, got {tuple(values.shape)} of {values.dtype}.")
+    return values.double()
 
 
 def _no_nan(values, number):

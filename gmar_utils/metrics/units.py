@@ -16,6 +16,8 @@ def checked_maps(maps: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor
             f"maps must be a tensor (B, R, C) or (B, height, width) with B = {len(pixel_values)}, got "
             f"{shape or type(maps).__name__}."
         )
+    if maps.is_complex():
+        raise ValueError(f"maps must hold real numbers, got {maps.dtype}: which of two complex values is higher?")
     if not bool(maps.isfinite().all()):
         bad = (~maps.isfinite()).flatten(1).any(1).nonzero()[:, 0].tolist()
         raise ValueError(

@@ -160,3 +160,39 @@ def test_outside_the_crop_is_void():
 def test_errors_say_what_was_wrong(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+NO_BATCH = {
+    "nothing": None,
+    "a word": "map",
+    "a number": 3.0,
+    "complex": torch.ones(1, 4, 4) * 1j,
+    "empty": torch.ones(1, 0, 4),
+}
+
+
+@pytest.mark.parametrize("name", NO_BATCH)
+@pytest.mark.parametrize(
+    "metric", [metrics.iou, metrics.average_precision, metrics.pointing_game, metrics.energy_in_box]
+)
+def test_what_is_no_map_is_refused_in_words(metric, name):
+    boxes = metric in (metrics.pointing_game, metrics.energy_in_box)
+    with pytest.raises(ValueError, match=r"^map(s| 0) must (be a tensor or a list|hold real numbers)"):
+        metric(NO_BATCH[name], torch.tensor([[0, 0, 2, 2]]) if boxes else torch.ones(1, 4, 4, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("boxes", [[[0, 0, 2]], [5], [[[0, 0, 2, 2]]], None, "abcd"])
+def test_what_is_no_box_is_refused_in_words(boxes):
+    with pytest.raises(ValueError, match="must be (a tensor or a list|.*four numbers)"):
+        metrics.pointing_game(torch.rand(1, 4, 4), boxes)
+
+
+@pytest.mark.parametrize("masks", [torch.ones(1, 4, 4) * 1j, None, "mask"])
+def test_what_is_no_mask_is_refused_in_words(masks):
+    with pytest.raises(ValueError, match="mask"):
+        metrics.iou(torch.rand(1, 4, 4), masks)
+
+
+def test_complex_maps_have_no_order():
+    with pytest.raises(ValueError, match="real numbers"):
+        metrics.insertion(torch.nn.Identity(), torch.rand(1, 3, 4, 4), torch.ones(1, 4, 4) * 1j)
