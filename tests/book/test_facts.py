@@ -143,3 +143,15 @@ def test_every_method_and_metric_is_defined_for_readers():
     }
     assert set(words) == set(METRICS), "define the new metric on the page, and name it here"
     assert not [word for word in words.values() if word not in page]
+
+
+# --- the promises -----------------------------------------------------------------------------------------------------
+
+
+def test_the_promises_were_kept_as_often_as_the_page_needs():
+    table = show.read("campaign")
+    assert (table["passed"] == table["attempts"]).all()
+    tried = table.groupby("part")["attempts"].sum()
+    assert tried["bad input"] >= 300 and tried["gmar finetune"] >= 20 and tried["10 threads"] >= 8 * 6
+    assert not table[["lost", "different"]].fillna(0).to_numpy().any()
+    assert set(show.about("campaign")["parts"]) >= {"bad-inputs", "finetune-kills", "threads"}

@@ -124,6 +124,21 @@ def tally(source):
     print(f"{len(verdicts)} claims: {count[HOLDS]} hold here, {count[NOT]} do not, {count[OPEN]} cannot be told.")
 
 
+# The promises, attacked at random -------------------------------------------------------------------------------------
+
+TRIED = {"attempts": "tries", "in_use": "half-way", "lost": "lost", "different": "different", "refused": "refused"}
+
+
+def campaign():
+    """What was tried against the promises, and what came of it; one line for each kind, then each part's provenance."""
+    table, origins = read("campaign"), about("campaign")["parts"]
+    table = table.reindex(columns=["part", "kind", *TRIED, "passed"]).convert_dtypes().rename(columns=TRIED)
+    display(Markdown(table.astype(object).fillna("–").to_markdown(index=False, disable_numparse=True)))
+    for part, p in origins.items():
+        shown = (part, f"seed {p['seed']}", p["device"], p["date"][:10], f"commit {p['commit'][:10]}")
+        _small(" · ".join((*shown, f"{p['wall_time_s']} s")))
+
+
 # Sensitivity: one choice changed at a time ----------------------------------------------------------------------------
 
 COLOURS = {HOLDS: "#0072B2", OPEN: "#D9D9D9", NOT: "#D55E00"}
