@@ -12,13 +12,14 @@ import re
 from pathlib import Path
 
 import onnx
+from huggingface_hub import ModelCard
 
 from gmar_utils import METHODS
 from gmar_utils.checkpoint import CHECKPOINTS
 from gmar_utils.explorer.widget import MODULES
 from gmar_utils.export import export
 
-MODEL = os.environ.get("GMAR_PHOTO_MODEL", "vit-tiny-imagenet")
+MODEL = os.environ.get("GMAR_PHOTO_MODEL", "vit-small-tiny-imagenet")
 PART = 1_500_000  # characters a script: small enough for a progress bar that moves
 SHOWN = ["rollout", "gmar", "gmar", "gmar", "legrad", "grad-cam", "chefer", "attention"]  # the buttons of page.js
 
@@ -78,12 +79,14 @@ def described(graph, model: str) -> dict:
     shape = {o.name: [d.dim_value for d in o.type.tensor_type.shape.dim] for o in graph.graph.output}["attention"]
     patches = shape[2] - about["prefix_tokens"]
     card = CHECKPOINTS / model / "README.md"
-    accuracy = re.search(r"top-1 ([\d.]+) %", card.read_text("utf8")) if card.is_file() else None
+    results = ModelCard.load(card).data.eval_results if card.is_file() else []
+    size = f", {about['image_size'][0]} px"
+    accuracy = next((r.metric_value for r in results or () if size in r.dataset_config), None)
     shown = [METHODS[name] for name in SHOWN]
     return about | {
         "shape": shape[:3],
         "readout": about["readout"] + [0] * patches,
-        "accuracy": accuracy and float(accuracy[1]),
+        "accuracy": accuracy,
         "colours": [m.color for m in shown],
         "sentences": [
             f"Map computed with {m.title}{f' [{m.citation}]' if m.citation else ''} as implemented in "

@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 SHOWN = ("rollout", "gmar", "legrad", "grad-cam", "chefer")
 
 photo = cat_and_coffee()
-vit = load_model("vit-tiny-imagenet", image_size=(64, 96))
+vit = load_model("vit-small-tiny-imagenet", image_size=(224, 336))
 target = next(i for i, label in enumerate(vit.labels) if label.startswith("espresso"))
 pixels = vit.preprocess(photo)
 maps = explain_many(vit.model, pixels, {METHODS[m].title: m for m in SHOWN}, target=target)

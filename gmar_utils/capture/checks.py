@@ -10,18 +10,14 @@ HINT = "Use load_model(...).preprocess(images), or load_model(...).explain(image
 
 
 def check_model(model) -> None:
-    """ValueError unless it is a module whose forward pass Python can watch."""
+    """ValueError unless it is a module whose weights a gradient can pass."""
     if not isinstance(model, nn.Module):
         raise ValueError(
             f"model must be a torch.nn.Module, got {type(model).__name__}. "
             "A Vit of load_model has its module in .model, and explains pictures itself: vit.explain(image)."
         )
-    if any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()):
-        raise ValueError(
-            f"{type(model).__name__} is scripted or traced (torch.jit): its attention is out of reach. "
-            "Pass the module that it was made from."
-        )
-    if any(p.is_inference() for p in model.parameters()):
+    weight = _weight(model)
+    if weight is not None and weight.is_inference():
         raise ValueError(
             f"{type(model).__name__} was made under torch.inference_mode(), so that no gradient can pass through its "
             "weights. Make it outside of that context."
@@ -51,10 +47,15 @@ def check_pixel_values(pixel_values, model: nn.Module | None = None) -> torch.Te
             "pixel_values must be a floating-point tensor (B, channels, height, width), got "
             f"{type(pixel_values).__name__}{shape}. {HINT}"
         )
-    if pixel_values.ndim != 4 or not pixel_values.is_floating_point() or pixel_values.layout != torch.strided:
+    if (
+        pixel_values.ndim != 4
+        or not pixel_values.is_floating_point()
+        or pixel_values.layout != torch.strided
+        or pixel_values.is_meta
+    ):
         raise ValueError(
             "pixel_values must be a floating-point tensor (B, channels, height, width), got "
-            f"{tuple(pixel_values.shape)} of {pixel_values.dtype}. {HINT}"
+            f"{tuple(pixel_values.shape)} of {pixel_values.dtype} on {pixel_values.device}. {HINT}"
         )
     if not pixel_values.numel():
         raise ValueError(f"pixel_values holds no image: its shape is {tuple(pixel_values.shape)}. {HINT}")

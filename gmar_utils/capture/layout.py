@@ -81,11 +81,22 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     return found
 
 
-def find_blocks(model: nn.Module) -> list[nn.Module]:
+def parts(model: nn.Module, without=()) -> dict[str, nn.Module]:
+    """{path: module}, each of its parts once and after what holds it: `named_modules` in a fraction of its time."""
+    found, seen, queue = {}, set(without), [("", model)]
+    for path, module in queue:  # grows while it runs
+        if module is not None and module not in seen:
+            seen.add(module)
+            found[path] = module
+            queue += [(f"{path}.{name}" if path else name, part) for name, part in module._modules.items()]
+    return found
+
+
+def find_blocks(model: nn.Module, inside: dict[str, nn.Module] | None = None) -> list[nn.Module]:
     """As `blocks`, [] without any: of the lists of modules that have parts, the one nearest to a convolution (the patch
-    embedding), so that a text tower is passed over; of several as near, the largest."""
+    embedding), so that a text tower is passed over; of several as near, the largest. inside: the model's `parts`."""
     lists, convolutions = {}, []
-    for path, module in model.named_modules():
+    for path, module in (inside or parts(model)).items():
         if isinstance(module, nn.Conv2d):
             convolutions.append(path)
         elif isinstance(module, nn.ModuleList | nn.Sequential) and len(module) and all(m._modules for m in module):

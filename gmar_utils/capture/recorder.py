@@ -2,8 +2,8 @@
 
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from .checks import out_of_memory
-from .layout import find_blocks, is_norm, logits_of
+from .layout import is_norm, logits_of, parts
 
 
 class Recorder(TorchFunctionMode):
@@ -23,13 +23,15 @@ class Recorder(TorchFunctionMode):
     Attributes:
         attentions: L tensors (B, H, N, N).
         prefix_tokens, grid: P and (R, C), from the output of the patch embedding; None where there is no convolution.
-        tokens: (B, N, D) what pooling and head read: the last block's output, after the final norm if there is one.
+        output: (B, N, D) of the last block.
+        tokens: (B, N, D) what pooling and head read: the output, after the final norm if there is one.
         pooling: (B, N) attention of the query that pools the tokens, or None.
         activation: (B, N, D) output of the last block's first norm, or None.
     """
 
     def __init__(
         self,
+        blocks: list[nn.Module],
         prefix_tokens: int | None = None,
         grid: tuple[int, int] | None = None,
         graph: bool = True,
@@ -40,38 +42,40 @@ class Recorder(TorchFunctionMode):
         outputs it makes what pooling and head read."""
         super().__init__()
         self.prefix_tokens, self.grid, self.graph, self.join = prefix_tokens, grid, graph, join
-        self.given = grid is not None
+        self.blocks, self.depth, self.given = blocks, len(blocks), grid is not None
         self.attentions, self.pooling, self.activation, self.tokens, self.outputs = [], None, None, None, []
-        self.entered, self.owners, self.elsewhere = (
-            [],
-            [],
-            [],
-        )  # blocks as they run; of each attention; other attention
+        self.entered, self.owners = [], []  # blocks as they run, and of each attention
+        self.elsewhere = []  # (batch, queries) of attention in no block
         self.block, self.embeddings, self.pooled, self.hidden, self.again = None, [], 0, False, False
-        self.functions = {
-            F.scaled_dot_product_attention: self._attend,
-            F.multi_head_attention_forward: self._multi_head,
-            torch.conv2d: self._convolve,
-        }
 
     def forward(self, model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
         """Logits (B, K). ValueError says why a model's attention cannot be rolled out, or its layout is not known."""
         self.name, self.batch = type(model).__name__, len(pixel_values)
-        blocks = find_blocks(model)
-        self.depth = len(blocks)
-        with ExitStack() as stack:
-            for i, block in enumerate(blocks):
-                stack.callback(block.register_forward_pre_hook(mine(partial(self._enter, i)), with_kwargs=True).remove)
-                stack.callback(block.register_forward_hook(mine(partial(self._leave, i))).remove)
-            for module in filter(is_norm, blocks[-1].modules() if blocks else ()):
-                stack.callback(module.register_forward_hook(mine(self._norm)).remove)
-            for module in filter(is_norm, _outside(model, blocks)):
-                stack.callback(module.register_forward_hook(mine(self._final_norm)).remove)
-            stack.enter_context(self)
-            try:
+        self.layouts, self.shape = _LAYOUTS.setdefault(model, {}), (*pixel_values.shape[1:], self.prefix_tokens)
+        handles = []
+        try:
+            for i, block in enumerate(self.blocks):
+                handles.append(block.register_forward_pre_hook(mine(partial(self._enter, i)), with_kwargs=True))
+                handles.append(block.register_forward_hook(mine(partial(self._leave, i))))
+            for module in filter(is_norm, parts(self.blocks[-1]).values() if self.blocks else ()):
+                handles.append(module.register_forward_hook(mine(self._norm)))
+            for module in filter(is_norm, parts(model, without=self.blocks).values()):
+                handles.append(module.register_forward_hook(mine(self._final_norm)))
+            with self:
                 output = model(pixel_values)
-            except AssertionError as error:  # how timm refuses an input
-                raise ValueError(f"{self.name} refuses pixel values of {tuple(pixel_values.shape)}: {error}") from None
+        except (AssertionError, AttributeError, KeyError, TypeError) as error:  # timm asserts its input's size
+            raise ValueError(
+                f"{self.name} does not run on pixel values of {tuple(pixel_values.shape)} ({type(error).__name__}: "
+                f"{error}). If it needs more than pixels, put it into a module whose forward takes pixels and returns "
+                "logits."
+            ) from error
+        except RuntimeError as error:
+            if self.join and (self.elsewhere or self.again):  # what is behind the blocks meets another batch
+                raise self._no_chain("it attends outside of its blocks") from error
+            raise
+        finally:
+            for handle in handles:
+                handle.remove()
         logits = logits_of(output)
         self._check(model)
         if not bool(logits.isfinite().all()):
@@ -82,9 +86,9 @@ class Recorder(TorchFunctionMode):
         return logits
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        replaced = self.functions.get(func)
+        replaced = _REPLACED.get(func)
         if replaced is not None:
-            return replaced(func, *args, **(kwargs or {}))
+            return replaced(self, func, *args, **(kwargs or {}))
         return func(*args, **kwargs) if kwargs else func(*args)
 
     # What the functions and hooks see, in the order of a forward pass ---------------------------------------------
@@ -102,9 +106,10 @@ class Recorder(TorchFunctionMode):
             raise ValueError(f"{self.name} cannot embed an input of {tuple(x.shape)}: {reason}.") from None
         if torch.is_inference_mode_enabled():
             raise ValueError(f"{self.name} runs under torch.inference_mode(), which no gradient passes; use no_grad().")
-        torch.set_grad_enabled(True)  # a leaf, so that `_locate` can ask which token holds which patch
-        self.embeddings.append(output.detach().requires_grad_())
-        return self.embeddings[-1].clone()  # a model may change its own tensors in place, but no leaf
+        torch.set_grad_enabled(True)
+        known = self.shape in self.layouts
+        self.embeddings.append(output if known else output.detach().requires_grad_())  # a leaf for `_in_reading_order`
+        return output if known else self.embeddings[-1].clone()  # a model may change its tensors in place, but no leaf
 
     def _enter(self, index, module, args, kwargs):
         if not self.entered:
@@ -112,6 +117,8 @@ class Recorder(TorchFunctionMode):
             if tokens is not None and tokens.ndim == 3:
                 self._locate(tokens)
             torch.set_grad_enabled(self.graph)
+        if index in self.entered:
+            raise self._no_chain("its blocks run more than once in one forward pass")
         self.entered.append(index)
         self.block = index
 
@@ -133,21 +140,27 @@ class Recorder(TorchFunctionMode):
                 f"grid make {prefix + rows * columns}. Pass prefix_tokens= and grid=(rows, columns) that fit."
             )
         self.prefix_tokens = prefix
-        if not (self.given or self._in_reading_order(tokens)):
+        if self.given:
+            return
+        if self.shape not in self.layouts and not self._in_reading_order(tokens):
             raise ValueError(
                 f"The {count} tokens of {self.name} are not {prefix} prefix tokens and then the {rows}×{columns} "
                 "patches in reading order. Pass prefix_tokens= and grid=(rows, columns) if they are; no map can be "
                 "laid out otherwise."
             )
+        if self.layouts.setdefault(self.shape, (prefix, self.grid)) != (prefix, self.grid):
+            self.layouts.clear()
+            raise ValueError(f"The tokens of {self.name} are others than before. If it was changed, call it again.")
 
     def _in_reading_order(self, tokens):
         """Whether the prefix holds no patch, and the first row's ends and the last token hold just their own."""
-        if not tokens.requires_grad:
-            return False
         (rows, columns), prefix = self.grid, self.prefix_tokens
-        asked = tokens[0, [*range(prefix), prefix, prefix + columns - 1, -1]]
-        weights = torch.linspace(1, 2, tokens.shape[-1], device=tokens.device, dtype=tokens.dtype)
-        found = torch.autograd.grad((asked * weights).sum(), self.embeddings, allow_unused=True)
+        asked = torch.zeros_like(tokens)
+        asked[0, [*range(prefix), prefix, prefix + columns - 1, -1]] = torch.linspace(1, 2, tokens.shape[-1]).to(tokens)
+        try:
+            found = torch.autograd.grad(tokens, self.embeddings, asked, allow_unused=True)
+        except RuntimeError:  # detached, or changed in place
+            return False
         held = [[] if g is None else (g[0].abs().sum(0) > 0).nonzero().tolist() for g in found]
         corners = sorted({(0, 0), (0, columns - 1), (rows - 1, columns - 1)})
         return [tuple(place) for place in held[-1]] == corners and not any(held[:-1])
@@ -202,9 +215,12 @@ class Recorder(TorchFunctionMode):
     def _leave(self, index, module, args, output):
         self.block, last = None, index == self.depth - 1
         tokens, *rest = output if isinstance(output, tuple) else (output,)
+        if not isinstance(tokens, torch.Tensor):
+            raise self._no_chain(f"a block returns a {type(tokens).__name__}")
         if last:
             torch.set_grad_enabled(True)
-            self.tokens = tokens if self.graph else tokens.detach().requires_grad_()
+            self.output = tokens.detach()
+            self.tokens = tokens if self.graph else self.output.clone().requires_grad_()
         if self.join:
             self.outputs.append(tokens)
             tokens = self.join(self.outputs) if last else tokens.detach()
@@ -231,20 +247,13 @@ class Recorder(TorchFunctionMode):
                 f"B = {self.batch} is needed. Windowed or pyramid attention (Swin, PVT) has no such map: use Grad-CAM "
                 "made for it."
             )
+        if self.prefix_tokens is None or self.grid is None:
+            raise ValueError(f"The first block of {self.name} gets no tokens (B, N, D): its patch grid is not known.")
         chain = list(range(self.depth))
         second = [s for s in self.elsewhere if s[1] > 1 and (self.again or s == (self.batch, first[-1]))]
         if self.entered != chain or self.owners != chain or second:
-            times = max(self.entered.count(i) for i in chain)
-            raise ValueError(
-                f"The attention of {self.name} is not one chain of layers: "
-                + (
-                    f"its blocks run {times} times in one forward pass"
-                    if times > 1
-                    else f"{len(self.owners) + len(second)} attention calls for {self.depth} blocks in a list"
-                )
-                + ". Models that average several passes, views or towers, or that attend otherwise than once a block, "
-                "have no single map: explain each pass by itself."
-            )
+            calls = len(self.owners) + len(second)
+            raise self._no_chain(f"{calls} attention calls for {self.depth} blocks in a list")
         if self.pooled > 1 or self.tokens.ndim != 3 or self.tokens.shape[:2] != (self.batch, first[-1]):
             raise ValueError(
                 f"{self.name} pools its tokens by {self.pooled} queries of attention: which of them a map should "
@@ -252,6 +261,13 @@ class Recorder(TorchFunctionMode):
                 if self.pooled > 1
                 else f"The last block of {self.name} returns {tuple(self.tokens.shape)}, not its {first[-1]} tokens."
             )
+
+    def _no_chain(self, reason):
+        return ValueError(
+            f"The attention of {self.name} is not one chain of layers: {reason}. Models that average several passes, "
+            "views or towers, or that attend otherwise than once a block, have no single map: explain each pass by "
+            "itself."
+        )
 
     def _why_none(self, model):
         if self.hidden or any(isinstance(m, nn.MultiheadAttention) for m in model.modules()):
@@ -267,6 +283,15 @@ class Recorder(TorchFunctionMode):
         )
 
 
+# Checked once a model and input shape: {model: {(channels, height, width, prefix given): (prefix tokens, grid)}}
+_LAYOUTS: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
+_REPLACED = {
+    F.scaled_dot_product_attention: Recorder._attend,
+    F.multi_head_attention_forward: Recorder._multi_head,
+    torch.conv2d: Recorder._convolve,
+}
+
+
 def readout(gradient: torch.Tensor, prefix_tokens: int) -> torch.Tensor | None:
     """v₀ (B, N) from the gradient (B, N, D) of the logits at the tokens that pooling and head read; rows sum to 1.
 
@@ -275,28 +300,22 @@ def readout(gradient: torch.Tensor, prefix_tokens: int) -> torch.Tensor | None:
     nothing, or patches otherwise than in a mean.
     """
     gradient = gradient.float()
-    size = gradient.abs().amax(-1)
-    read = (size > 1e-4 * size.max()).any(0)
-    patches = gradient[:, prefix_tokens:]
-    even = bool((patches - patches[:, :1]).abs().max() <= 1e-2 * size.max())
-    alike = even and bool((gradient - patches[:, :1]).abs().max() <= 1e-2 * size.max())
-    if not even or not read.any():
-        return None
-    v = read.float()
-    if read[:prefix_tokens].any() and not alike:
-        v[prefix_tokens:] = 0
-    return (v / v.sum()).expand(len(gradient), -1)
+    size = gradient.abs().amax((0, 2))
+    v = (size > 1e-4 * size.max()).float()
+    read, patches = v.tolist(), gradient[:, prefix_tokens:]
+    if any(read[prefix_tokens:]):
+
+        def differ(tokens):
+            return bool((tokens - patches[:, :1]).abs().max() > 1e-2 * size.max())
+
+        if differ(patches):
+            return None
+        if any(read[:prefix_tokens]) and differ(gradient):
+            v[prefix_tokens:] = 0
+    return (v / v.sum()).expand(len(gradient), -1) if any(read) else None
 
 
 def mine(hook: Callable) -> Callable:
     """A hook for this thread's passes only: another thread may run the model meanwhile."""
     thread = threading.get_ident()
     return lambda *args: hook(*args) if threading.get_ident() == thread else None
-
-
-def _outside(module, blocks):
-    """The modules that are in no block."""
-    for part in module.children():
-        if part not in blocks:
-            yield part
-            yield from _outside(part, blocks)

@@ -8,48 +8,64 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from .layout import find_blocks
+from .layout import find_blocks, parts
 
 _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _NEW_LOCK, _EAGER = threading.Lock(), threading.RLock()
 
 
 @contextmanager
-def settled(model: nn.Module) -> Iterator[None]:
+def settled(model: nn.Module) -> Iterator[list[nn.Module]]:
     """Eval mode, PyTorch's own attention and frozen parameters (a backward pass computes no weight gradients) inside
     this context, and no compiled part. Everything is put back afterwards, also after an error.
 
-    Other threads that settle the model, or another wrapper around the same blocks, wait."""
-    with _lock(model), ExitStack() as stack:
-        modules, configs, compiled = [model], [], False
-        for module in modules:  # grows while it runs: `model.modules()` in a fraction of its time
-            if module is None:  # an optional part that this model lacks
-                continue
-            if module._modules:
-                modules += module._modules.values()
-            if module.training:
-                stack.callback(setattr, module, "training", True)
-                module.training = False
-            for parameter in module._parameters.values():
-                if parameter is not None and parameter.requires_grad:
-                    stack.callback(parameter.requires_grad_, True)
-                    parameter.requires_grad_(False)
-            if getattr(getattr(module, "config", None), "_attn_implementation", None) not in (None, "sdpa"):
-                configs.append((module, module.config._attn_implementation))
-            compiled |= module._compiled_call_impl is not None or hasattr(module, "_torchdynamo_orig_callable")
-        for module, before in reversed(configs):  # put back from the outside in: a model's choice is its parts' too
-            stack.callback(setattr, module.config, "_attn_implementation", before)
-        for module, _ in configs:
-            with suppress(ValueError, AttributeError):  # no such choice: the recorder says that there is nothing to see
-                module.set_attn_implementation("sdpa")
-        if compiled:  # the stance is the process's, not the model's
-            stack.enter_context(_EAGER)
+    Other threads that settle the model, or another wrapper around the same blocks, wait.
+
+    Yields:
+        The model's blocks, as `find_blocks`.
+    """
+    inside = parts(model)
+    blocks, modules = find_blocks(model, inside), list(inside.values())
+    if any(isinstance(m, torch.jit.ScriptModule) for m in modules):
+        raise ValueError(
+            f"{type(model).__name__} is scripted or traced (torch.jit): its attention is out of reach. "
+            "Pass the module that it was made from."
+        )
+    with _lock(blocks[0] if blocks else model), ExitStack() as stack:
+        training = [m for m in modules if m.training]
+        weights = [p for m in modules for p in m._parameters.values() if p is not None and p.requires_grad]
+        stack.callback(_put_back, training, weights)
+        for module in training:
+            module.training = False
+        for weight in weights:
+            weight.requires_grad = False
+        _choose_attention(modules, stack)
+        if any(m._compiled_call_impl or "_orig_mod" in m._modules for m in modules):
+            stack.enter_context(_EAGER)  # the stance is the process's, not the model's
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        yield
+        yield blocks
 
 
-def _lock(model):
+def _put_back(training, weights):
+    for module in training:
+        module.training = True
+    for weight in weights:
+        weight.requires_grad = True
+
+
+def _choose_attention(modules, stack):
+    """PyTorch's own attention in every transformers model among the modules."""
+    configs = {id(m.__dict__["config"]): m for m in reversed(modules) if m.__dict__.get("config") is not None}
+    others = [(m, getattr(m.config, "_attn_implementation", None)) for m in configs.values()]
+    others = [(m, before) for m, before in others if before not in (None, "sdpa")]
+    for module, before in others:  # put back from the outside in: a model's choice is its parts' too
+        stack.callback(setattr, module.config, "_attn_implementation", before)
+    for module, _ in reversed(others):
+        with suppress(ValueError, AttributeError):  # no such choice: the recorder says that there is nothing to see
+            module.set_attn_implementation("sdpa")
+
+
+def _lock(key):
     """One lock a model; all wrappers around the same blocks share it."""
-    key = next(iter(find_blocks(model)), model)
     with _NEW_LOCK:
         return _LOCKS.setdefault(key, threading.RLock())

@@ -28,7 +28,10 @@ def parse_target(target, batch: int) -> torch.Tensor | tuple[int, int] | None:
                 f"A tuple as target is a contrast (a, b) of two class ids, y = y_a − y_b; got {target!r}. Pass the ids "
                 "of a batch as a list, array or tensor."
             )
-        return int(target[0]), int(target[1])
+        a, b = int(target[0]), int(target[1])
+        if a == b:
+            raise ValueError(f"The contrast of class {a} with itself is 0 for every picture.")
+        return a, b
     try:
         ids = torch.as_tensor(target)
     except (TypeError, ValueError, RuntimeError):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from .checks import check_model, check_pixel_values
-from .layout import blocks, logits_of, unwrap
+from .layout import logits_of, unwrap
 from .recorder import Recorder, mine, readout
 from .settling import settled
 from .target import against, class_score, parse_target, resolve_target
@@ -116,7 +116,8 @@ def trace(
         prefix_tokens: P, and
         grid: (R, C): only for modules whose patch embedding is not a convolution.
         gradients: False keeps no graph for the backward pass (attention rollout needs none).
-        lazy: run the model only when something of the pass is read.
+        lazy: True waits with the forward pass until something is read: a method with a pass of its own, such as
+            Grad-CAM, then gives its logits to the trace.
 
     Raises:
         ValueError: saying why, for models without one chain of (B, H, N, N) attention (CNNs, windowed attention,
@@ -146,9 +147,9 @@ def recording(
         A recorder for one forward pass of `unwrap(model)`, and the pixel values, copied where they were made under
         inference_mode, which autograd refuses.
     """
-    with settled(unwrap(model)), torch.inference_mode(False), torch.enable_grad():
+    with settled(unwrap(model)) as blocks, torch.inference_mode(False), torch.enable_grad():
         x = pixel_values.clone() if pixel_values.is_inference() else pixel_values
-        yield Recorder(prefix_tokens, grid, **options), x
+        yield Recorder(blocks, prefix_tokens, grid, **options), x
 
 
 def differentiate(
@@ -174,30 +175,33 @@ def _readout(recorder, logits, model, pixel_values):
     """v₀ (B, N), measured."""
     if recorder.pooling is not None:
         return recorder.pooling
+    gradient = None
     if logits.requires_grad:
-        mixed = logits @ torch.arange(1, logits.shape[1] + 1, device=logits.device).sin().to(logits)  # every class
-        (gradient,) = torch.autograd.grad(mixed.sum(), [recorder.tokens], retain_graph=True, allow_unused=True)
-        found = None if gradient is None else readout(gradient, recorder.prefix_tokens)
+        mixed = torch.arange(1, logits.shape[1] + 1).sin().to(logits).expand_as(logits)  # every class has its share
+        (gradient,) = torch.autograd.grad(logits, recorder.tokens, mixed, retain_graph=True, allow_unused=True)
+    if gradient is None:
+        found = _first_token_alone(recorder, logits, model, pixel_values)
     else:
-        found = _first_token_alone(recorder.tokens.detach(), logits, model, pixel_values)
+        found = readout(gradient, recorder.prefix_tokens)
     if found is None:
         raise ValueError(
             f"How {type(model).__name__} reads its tokens is not known: it reads neither prefix tokens alone, nor a "
             "mean, nor by attention pooling with one query"
-            + ("" if logits.requires_grad else ", and its head passes no gradient")
+            + (", and its head passes no gradient" if gradient is None else "")
             + ". No map can start from them."
         )
     return found
 
 
-def _first_token_alone(tokens, logits, model, pixel_values):
+def _first_token_alone(recorder, logits, model, pixel_values):
     """v₀ where the head passes no gradient, as a quantised one: the first token, if the others may be anything."""
+    tokens = recorder.output
     others = torch.cat([tokens[:, :1], -tokens[:, 1:].flip(1)], 1)
 
     def replace(module, args, output):
         return (others, *output[1:]) if isinstance(output, tuple) else others
 
-    hook = blocks(model)[-1].register_forward_hook(mine(replace))
+    hook = recorder.blocks[-1].register_forward_hook(mine(replace))
     try:
         changed = logits_of(model(pixel_values))
     finally:

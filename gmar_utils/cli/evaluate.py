@@ -28,7 +28,7 @@ def add_arguments(parser) -> None:
         "--source", help="where the data set is: folder, file or hub id (default: its environment variable)"
     )
     parser.add_argument(
-        "--model", default="vit-tiny-imagenet", help="bundled name, folder or hub id (default: %(default)s)"
+        "--model", default="vit-small-tiny-imagenet", help="bundled name, folder or hub id (default: %(default)s)"
     )
     parser.add_argument(
         "--image-size",

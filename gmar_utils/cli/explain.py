@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add = parser.add_argument
     add("photos", nargs="+", metavar="PHOTO|FOLDER", help="pictures, or folders of pictures")
-    add("--model", default="vit-tiny-imagenet", help="bundled name, folder or hub id (default: %(default)s)")
+    add("--model", default="vit-small-tiny-imagenet", help="bundled name, folder or hub id (default: %(default)s)")
     names = f"one of {', '.join(METHODS)} (default: %(default)s)"
     add("--method", default="gmar", choices=METHODS, metavar="METHOD", help=names)
     add("--alpha", type=types.alpha, help="strength of the residual, for rollout and gmar (default: 1)")

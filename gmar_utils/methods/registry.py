@@ -2,13 +2,14 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import nn
 
-from ..capture import Trace, trace
+from ..capture import Trace
 from ..capture.checks import check_model, check_pixel_values, out_of_memory
 from ..capture.target import parse_target
 from ..photo import minmax, resize
@@ -69,16 +70,25 @@ def bind(method: str | Callable, **options) -> Callable[[Trace], torch.Tensor]:
     """
     if isinstance(method, str) and method in METHODS:
         function = METHODS[method].function
-        takes = list(inspect.signature(function).parameters)[1:]
+        takes = list(inspect.signature(function).parameters)[1:] if options else ()
         for option in options:
             if option not in takes:
                 raise TypeError(f"{method} takes no option {option!r}; it takes {', '.join(takes) or 'none'}.")
     elif callable(method):
         function = method
-        inspect.signature(function).bind(None, **options)
+        _check_call(function, options)
     else:
         raise ValueError(f"Unknown method {method!r}; there are {', '.join(METHODS)}, or pass a function of a trace.")
     return partial(function, **options)
+
+
+def _check_call(function, options):
+    """TypeError, Python's own, for options that a function of a trace does not take."""
+    arguments = (None,)
+    while isinstance(function, partial):
+        arguments, options, function = (*function.args, *arguments), function.keywords | options, function.func
+    with suppress(ValueError):  # a builtin without a signature
+        inspect.signature(function).bind(*arguments, **options)
 
 
 def explain(
@@ -116,9 +126,8 @@ def explain(
 
     >>> maps = explain(vit.model, vit.preprocess(photos), "gmar", norm="l2")  # doctest: +SKIP
     """
-    methods, layout = {"map": bind(method, **options)}, {"prefix_tokens": prefix_tokens, "grid": grid}
-    layout |= {"signed": signed, "batch_size": batch_size}
-    return explain_many(model, pixel_values, methods, target, upsample, **layout)["map"]
+    arguments = model, pixel_values, target, upsample, signed, (prefix_tokens, grid), batch_size
+    return _maps({"map": bind(method, **options)}, *arguments)["map"]
 
 
 def explain_many(
@@ -134,9 +143,13 @@ def explain_many(
     batch_size: int = 32,
 ) -> dict[str, torch.Tensor]:
     """{label: name or callable} → {label: maps}, as `explain`; one trace serves every map."""
+    arguments = model, pixel_values, target, upsample, signed, (prefix_tokens, grid), batch_size
+    return _maps({label: bind(method) for label, method in methods.items()}, *arguments)
+
+
+def _maps(methods, model, pixel_values, target, upsample, signed, layout, batch_size):
     check_model(model)
     pixel_values = check_pixel_values(pixel_values, model)
-    methods = {label: bind(method) for label, method in methods.items()}
     target = parse_target(target, len(pixel_values))
     known = {label: registered(f) for label, f in methods.items()}
     gradients = any(m is None or m.class_aware for m in known.values())  # of another function nobody knows: at hand
@@ -147,7 +160,7 @@ def explain_many(
 
     def maps_of(part):
         chosen = target[part] if isinstance(target, torch.Tensor) and target.ndim else target
-        seen = trace(model, pixel_values[part], chosen, prefix_tokens, grid, gradients=gradients, lazy=True)
+        seen = Trace(model, pixel_values[part], chosen, layout, gradients)
         maps = {label: scaled(patch_scores(label, f, seen), known[label], signed) for label, f in methods.items()}
         return {k: _enlarged(v, pixel_values.shape[-2:], signed) for k, v in maps.items()} if upsample else maps
 

@@ -21,7 +21,7 @@ def photo(name):
 def cat_and_coffee():
     """The book's picture: the cat beside its coffee, 450 × 300; 3 : 2, like both photos it is cut from.
 
-    Show it to a model at that shape, such as `load_model("vit-tiny-imagenet", image_size=(64, 96))`."""
+    Show it to a model at that shape, such as `load_model("vit-small-tiny-imagenet", image_size=(224, 336))`."""
     cat, coffee = photo("cat"), photo("coffee")
     picture = Image.new("RGB", (450, 300))
     picture.paste(cat.crop((113, 0, 338, 300)), (0, 0))

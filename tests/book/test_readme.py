@@ -62,7 +62,7 @@ def test_explains_a_medical_model_without_processor_file(shown):
     names = {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        exec(FIRST.replace("vit-tiny-imagenet", "scans"), names)
+        exec(FIRST.replace("vit-small-tiny-imagenet", "scans"), names)
     said = " ".join(str(w.message) for w in caught)
     assert said.count("stretched") == 1  # the grey values, and which they are: once
     assert names["why"].on_photo.shape == (500, 400) and names["why"].alt.startswith("GMAR map") and len(shown) == 1

@@ -150,24 +150,6 @@ def test_a_timm_style_model_is_served(pool, layout):
     torch.testing.assert_close(legrad(seen, layers=1), seen.gradients[-1].relu().mean((1, 2)), atol=1e-6, rtol=1e-3)
 
 
-class PatchMean(TimmStyle):
-    """A classifier that averages the patches and does not say so."""
-
-    def forward_head(self, x):
-        return self.head(x[:, 3:].mean(1))
-
-
-def test_a_readout_that_the_classifier_does_not_share_is_reported(recwarn):
-    model, x = PatchMean("token"), images("vit-wide")
-    with pytest.warns(UserWarning, match="reads 24 tokens that the maps do not start from"):
-        trace(model, x)
-    recwarn.clear()
-    model.global_pool = "avg"
-    assert trace(model, x).readout[0, 3] > 0 and not recwarn
-    trace(TimmStyle("token"), x)
-    assert not recwarn
-
-
 def test_wrong_layout_is_refused():
     with pytest.raises(ValueError, match="27 tokens"):
         trace(TimmStyle(), images("vit-wide"), prefix_tokens=1, grid=(5, 5))
@@ -306,12 +288,3 @@ class Encoder(nn.Module):
 def test_models_without_usable_attention_say_why(model, reason):
     with pytest.raises(ValueError, match=reason):
         explain(model(), images("vit"))
-
-
-def test_wrong_input_says_what_is_expected():
-    with pytest.raises(ValueError, match="preprocess"):
-        trace(build("vit"), torch.zeros(3, 32, 32))
-    with pytest.raises(ValueError, match="preprocess"):
-        trace(build("vit"), [[0.0]])
-    with pytest.raises(ValueError, match="no image"):
-        explain(build("vit"), torch.zeros(0, 3, 32, 32))

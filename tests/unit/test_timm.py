@@ -57,7 +57,20 @@ def test_photos_are_prepared_as_timm_prepares_them(tmp_path, crop_pct, interpola
     torch.testing.assert_close(load_model(tmp_path).preprocess(photo), theirs, atol=1e-5, rtol=0)
 
 
-def test_attention_pooling_is_refused():
+def test_attention_pooling_is_where_the_map_starts():
     model = timm.create_model("vit_base_patch16_siglip_224", pretrained=False, num_classes=7, depth=2).eval()
-    with pytest.raises(ValueError, match="attention pooling"):
-        trace(model, torch.randn(1, 3, 224, 224))
+    torch.nn.init.normal_(model.attn_pool.latent)
+    torch.nn.init.normal_(model.attn_pool.q.weight)
+    seen, rows = trace(model, torch.randn(1, 3, 224, 224)), []
+    pool = model.attn_pool
+    pool.fused_attn = False  # timm's own softmax, in front of its dropout
+    pool.attn_drop.register_forward_hook(lambda m, args, out: rows.append(args[0])) if hasattr(pool, "attn_drop") else 0
+    assert seen.readout.std() > 1e-4
+    torch.testing.assert_close(seen.readout.sum(1), torch.ones(1))
+
+
+@pytest.mark.parametrize("size", [64, 70, 90])
+def test_a_picture_that_timm_pads_keeps_its_grid(size):
+    model = timm.create_model("vit_tiny_patch16_224", img_size=64, dynamic_img_size=True, dynamic_img_pad=True, depth=2)
+    seen = trace(model, torch.randn(1, 3, size, size))
+    assert (seen.prefix_tokens, seen.grid) == (1, (-(-size // 16), -(-size // 16)))

@@ -107,7 +107,7 @@ def test_better_than_random_is_not_enough_where_the_centre_does_better():
 
 
 def test_the_family_of_lights_is_corrected_together():
-    few, many = ({k: METHODS["own"] for k in names} for names in (["own"], [f"own{i}" for i in range(40)]))
+    few, many = ({k: METHODS["own"] for k in names} for names in (["own"], [f"own{i}" for i in range(60)]))
     base = {"weights": 0.5, "stable": 0.5}
     rng = np.random.default_rng(1)
     made = []
