@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from gmar_utils import explain, probability, trace
-from gmar_utils.capture.layout import logits_of, problem_type
+from gmar_utils.capture.layout import logits_of, problem_type, unwrap
 
 METHODS = ("gmar", "rollout", "legrad", "grad-cam", "chefer", "attention")
 
@@ -92,6 +92,36 @@ def test_an_adapter_is_read_as_the_merged_model(name):
         expected = explain(merged, x, method, 1)
         torch.testing.assert_close(explain(adapted, x, method, 1), expected, atol=1e-4, rtol=0)
         torch.testing.assert_close(explain(nn.DataParallel(adapted), x, method, 1), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("wrapper", [w for w in WRAPPERS if "Parallel" in w or "Averaged" in w or w == "compile"])
+def test_the_module_that_runs_is_not_a_wrapper_that_copies_or_compiles(wrapper):
+    """Hooks and function modes reach neither a replica on another GPU nor a compiled graph."""
+    inner = type(unwrap(WRAPPERS[wrapper](build("vit")))).__name__
+    assert inner == ("Thin" if "dict" in wrapper else "ViTForImageClassification")
+
+
+@pytest.mark.parametrize(
+    "compile_part", [lambda m: m, lambda m: m.vit, lambda m: m.vit.layers[2], lambda m: m.classifier]
+)
+@pytest.mark.parametrize("in_place", [True, False])
+def test_nothing_is_compiled_during_a_trace(compile_part, in_place):
+    def backend(graph, inputs):
+        raise AssertionError("a compiled graph would hide its attention")
+
+    model, x = build("vit"), images("vit")
+    expected = {method: explain(model, x, method, 1) for method in METHODS}
+    part = compile_part(model)
+    if in_place:
+        part.compile(backend=backend)
+    elif part is model:
+        model = torch.compile(model, backend=backend)
+    else:
+        holder = next(m for m in model.modules() if any(c is part for c in m.children()))
+        name = next(n for n, c in holder.named_children() if c is part)
+        setattr(holder, name, torch.compile(part, backend=backend))
+    for method in METHODS:
+        torch.testing.assert_close(explain(model, x, method, 1), expected[method], atol=1e-5, rtol=0)
 
 
 def test_a_user_module_called_module_is_no_wrapper_of_torch():

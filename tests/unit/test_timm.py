@@ -59,14 +59,14 @@ def test_photos_are_prepared_as_timm_prepares_them(tmp_path, crop_pct, interpola
 
 def test_attention_pooling_is_where_the_map_starts():
     model = timm.create_model("vit_base_patch16_siglip_224", pretrained=False, num_classes=7, depth=2).eval()
-    torch.nn.init.normal_(model.attn_pool.latent)
-    torch.nn.init.normal_(model.attn_pool.q.weight)
-    seen, rows = trace(model, torch.randn(1, 3, 224, 224)), []
-    pool = model.attn_pool
-    pool.fused_attn = False  # timm's own softmax, in front of its dropout
-    pool.attn_drop.register_forward_hook(lambda m, args, out: rows.append(args[0])) if hasattr(pool, "attn_drop") else 0
-    assert seen.readout.std() > 1e-4
-    torch.testing.assert_close(seen.readout.sum(1), torch.ones(1))
+    pool, x = model.attn_pool, torch.randn(2, 3, 224, 224)
+    torch.nn.init.normal_(pool.latent, std=3)
+    seen, tokens = trace(model, x), model.forward_features(x)
+    query = pool.q(pool.latent).reshape(1, 1, pool.num_heads, -1).transpose(1, 2)
+    key = pool.kv(tokens).unflatten(2, (2, pool.num_heads, -1))[:, :, 0].transpose(1, 2)
+    expected = (query @ key.mT * pool.head_dim**-0.5).softmax(-1).mean(1)[:, 0]
+    torch.testing.assert_close(seen.readout, expected.detach(), atol=1e-6, rtol=1e-3)
+    assert seen.readout.std() > 1e-5
 
 
 @pytest.mark.parametrize("size", [64, 70, 90])
