@@ -232,7 +232,6 @@ SKIPS = {
 }
 UNSAID = {
     "gmar_utils/capture/checks.py": 2,
-    "gmar_utils/capture/layout.py": 2,
     "gmar_utils/capture/target.py": 3,
     "gmar_utils/capture/tracing.py": 2,
     "gmar_utils/checkpoint.py": 7,
