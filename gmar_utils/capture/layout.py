@@ -1,6 +1,6 @@
 """What is known of a model before it runs: the module behind its wrappers, its blocks; and what its output holds."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ def model_type(model: nn.Module) -> str:
     return getattr(getattr(model, "config", None), "model_type", "")
 
 
-def vision_config(model: nn.Module):
+def vision_config(model: nn.Module) -> object | None:
     """The configuration of a transformers model's image side, or None."""
     config = getattr(uncompiled(model), "config", None)
     return getattr(config, "vision_config", config)
@@ -37,7 +37,7 @@ def problem_type(model: nn.Module) -> str | None:
     return next((kind for kind in found if kind), None)
 
 
-def logits_of(output) -> torch.Tensor:
+def logits_of(output: object) -> torch.Tensor:
     """The logits (B, K) in a model's output.
 
     Args:
@@ -81,7 +81,7 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     return found
 
 
-def parts(model: nn.Module, without=()) -> dict[str, nn.Module]:
+def parts(model: nn.Module, without: Iterable[nn.Module] = ()) -> dict[str, nn.Module]:
     """{path: module}, each of its parts once and after what holds it: `named_modules` in a fraction of its time."""
     found, seen, queue = {}, set(without), [("", model)]
     for path, module in queue:  # grows while it runs

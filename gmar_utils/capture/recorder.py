@@ -65,10 +65,14 @@ class Recorder(TorchFunctionMode):
                 output = model(pixel_values)
         except (AssertionError, AttributeError, KeyError, TypeError) as error:  # timm asserts its input's size
             raise ValueError(
-                f"{self.name} does not run on pixel values of {tuple(pixel_values.shape)} alone "
-                f"({type(error).__name__}: {error}). A model that needs more goes into a module whose forward takes "
-                "pixel values and returns logits."
+                f"{self.name} does not run on pixel values of {tuple(pixel_values.shape)} ({type(error).__name__}: "
+                f"{error}). If it needs more than pixels, put it into a module whose forward takes pixels and returns "
+                "logits."
             ) from error
+        except RuntimeError as error:
+            if self.join and (self.elsewhere or self.again):  # what is behind the blocks meets another batch
+                raise self._no_chain("it attends outside of its blocks") from error
+            raise
         finally:
             for handle in handles:
                 handle.remove()
@@ -211,6 +215,8 @@ class Recorder(TorchFunctionMode):
     def _leave(self, index, module, args, output):
         self.block, last = None, index == self.depth - 1
         tokens, *rest = output if isinstance(output, tuple) else (output,)
+        if not isinstance(tokens, torch.Tensor):
+            raise self._no_chain(f"a block returns a {type(tokens).__name__}")
         if last:
             torch.set_grad_enabled(True)
             self.output = tokens.detach()

@@ -23,8 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", metavar="FOLDER|SET", help=sets)
     add("--source", help="where the data set is (default: its environment variable)")
     add("--limit", type=types.positive, default=24, help="photos of --data, drawn at random (default: %(default)s)")
-    labels = "table with the columns file, label and, for boxes, x0, y0, x1, y1"
-    add("--labels", type=Path, metavar="CSV", help=labels)
+    add("--labels", type=Path, metavar="CSV", help="table with the columns file, label[, x0, y0, x1, y1]")
     masks = "folder with a mask of the same name for each photo: 0 background, 255 void"
     add("--masks", type=Path, metavar="FOLDER", help=masks)
     add("--quick", action="store_true", help="six methods, 8 steps")
@@ -80,10 +79,8 @@ def _records(args, vit):
 
     from .. import data
 
-    if args.data == "shapes":
-        return list(data.shapes(args.limit))
-    classes = len(vit.labels)
-    found = data.tiny_imagenet("valid", args.source) if args.data == "tiny-imagenet" else None
-    found = data.voc2012(args.source, classes=classes) if found is None else found
-    chosen = np.sort(np.random.default_rng(0).permutation(len(found))[: args.limit])
-    return [found[int(i)] for i in chosen]
+    if args.data == "voc2012":
+        found = data.voc2012(args.source, classes=len(vit.labels))
+    else:
+        found = data.shapes(args.limit) if args.data == "shapes" else data.tiny_imagenet("valid", args.source)
+    return [found[int(i)] for i in np.sort(np.random.default_rng(0).permutation(len(found))[: args.limit])]

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -75,10 +76,19 @@ def bind(method: str | Callable, **options) -> Callable[[Trace], torch.Tensor]:
                 raise TypeError(f"{method} takes no option {option!r}; it takes {', '.join(takes) or 'none'}.")
     elif callable(method):
         function = method
-        inspect.signature(function).bind(None, **options)
+        _check_call(function, options)
     else:
         raise ValueError(f"Unknown method {method!r}; there are {', '.join(METHODS)}, or pass a function of a trace.")
     return partial(function, **options)
+
+
+def _check_call(function, options):
+    """TypeError, Python's own, for options that a function of a trace does not take."""
+    arguments = (None,)
+    while isinstance(function, partial):
+        arguments, options, function = (*function.args, *arguments), function.keywords | options, function.func
+    with suppress(ValueError):  # a builtin without a signature
+        inspect.signature(function).bind(*arguments, **options)
 
 
 def explain(

@@ -229,11 +229,9 @@ SKIPS = {
     "tests/unit/test_metrics_sanity.py": 3,
     "tests/unit/test_photo.py": 1,
     "tests/unit/test_propagation.py": 2,
-    "tests/unit/trust/test_trust_card.py": 3,
 }
 UNSAID = {
     "gmar_utils/capture/checks.py": 2,
-    "gmar_utils/capture/layout.py": 2,
     "gmar_utils/capture/target.py": 3,
     "gmar_utils/capture/tracing.py": 2,
     "gmar_utils/checkpoint.py": 7,

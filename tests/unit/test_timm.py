@@ -57,7 +57,20 @@ def test_photos_are_prepared_as_timm_prepares_them(tmp_path, crop_pct, interpola
     torch.testing.assert_close(load_model(tmp_path).preprocess(photo), theirs, atol=1e-5, rtol=0)
 
 
-def test_attention_pooling_is_refused():
+def test_attention_pooling_is_where_the_map_starts():
     model = timm.create_model("vit_base_patch16_siglip_224", pretrained=False, num_classes=7, depth=2).eval()
-    with pytest.raises(ValueError, match="attention pooling"):
-        trace(model, torch.randn(1, 3, 224, 224))
+    pool, x = model.attn_pool, torch.randn(2, 3, 224, 224)
+    torch.nn.init.normal_(pool.latent, std=3)
+    seen, tokens = trace(model, x), model.forward_features(x)
+    query = pool.q(pool.latent).reshape(1, 1, pool.num_heads, -1).transpose(1, 2)
+    key = pool.kv(tokens).unflatten(2, (2, pool.num_heads, -1))[:, :, 0].transpose(1, 2)
+    expected = (query @ key.mT * pool.head_dim**-0.5).softmax(-1).mean(1)[:, 0]
+    torch.testing.assert_close(seen.readout, expected.detach(), atol=1e-6, rtol=1e-3)
+    assert seen.readout.std() > 1e-5
+
+
+@pytest.mark.parametrize("size", [64, 70, 90])
+def test_a_picture_that_timm_pads_keeps_its_grid(size):
+    model = timm.create_model("vit_tiny_patch16_224", img_size=64, dynamic_img_size=True, dynamic_img_pad=True, depth=2)
+    seen = trace(model, torch.randn(1, 3, size, size))
+    assert (seen.prefix_tokens, seen.grid) == (1, (-(-size // 16), -(-size // 16)))
