@@ -23,59 +23,34 @@ def add_arguments(parser) -> None:
     parser.epilog = (
         "Several processes, on GPUs or CPUs: accelerate launch --multi_gpu --num_processes N -m gmar_utils evaluate …"
     )
-    parser.add_argument("--data", default="tiny-imagenet", choices=DATA, help="data set (default: %(default)s)")
-    parser.add_argument(
-        "--source", help="where the data set is: folder, file or hub id (default: its environment variable)"
+    add = parser.add_argument
+    add("--data", default="tiny-imagenet", choices=DATA, help="data set (default: %(default)s)")
+    add("--source", help="where the data set is: folder, file or hub id (default: its environment variable)")
+    add("--model", default="vit-small-tiny-imagenet", help="bundled name, folder or hub id (default: %(default)s)")
+    size = "run the model at another resolution or shape, in pixels"
+    add("--image-size", type=types.image_size, metavar="N|HxW", help=size)
+    add("--limit", type=types.positive, help="so many images, drawn with --seed (default: all)")
+    add("--seed", type=int, default=0, help="draws images, random maps and bootstrap (default: 0)")
+    add("--batch-size", type=types.positive, default=64, help="images in a forward (default: 64)")
+    add("--block", type=types.positive, default=16, help="images in a file; a kill loses at most one (default: 16)")
+    precision = (
+        "of the metrics' forward passes: the cheapest that the processor computes in, or float32 (default: auto)"
     )
-    parser.add_argument(
-        "--model", default="vit-small-tiny-imagenet", help="bundled name, folder or hub id (default: %(default)s)"
+    add("--precision", choices=("auto", "float32"), default="auto", help=precision)
+    methods = (
+        f"labels ({', '.join(DEFAULT_METHODS)}), methods, or METHOD:option=value,… such as gmar:norm=l2,alpha=2; "
+        "default: all labels"
     )
-    parser.add_argument(
-        "--image-size",
-        type=types.image_size,
-        metavar="N|HxW",
-        help="run the model at another resolution or shape, in pixels",
+    add("--methods", nargs="+", metavar="METHOD", help=methods)
+    measures = (
+        f"{', '.join(METRICS)} (default: {' '.join(LOCALIZATION)} for data with masks, {' '.join(TWO_OBJECTS)} "
+        f"for pairs, else {' '.join(FAITHFULNESS)})"
     )
-    parser.add_argument("--limit", type=types.positive, help="so many images, drawn with --seed (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="draws images, random maps and bootstrap (default: 0)")
-    parser.add_argument("--batch-size", type=types.positive, default=64, help="images in a forward (default: 64)")
-    parser.add_argument(
-        "--block", type=types.positive, default=16, help="images in a file; a kill loses at most one (default: 16)"
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "float32"),
-        default="auto",
-        help="of the metrics' forward passes: the cheapest that the processor computes in, or float32 (default: auto)",
-    )
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        metavar="METHOD",
-        help=f"labels ({', '.join(DEFAULT_METHODS)}), methods, or METHOD:option=value,… such as gmar:norm=l2,alpha=2; "
-        "default: all labels",
-    )
-    parser.add_argument(
-        "--metrics",
-        nargs="+",
-        metavar="METRIC",
-        choices=METRICS,
-        help=f"{', '.join(METRICS)} (default: {' '.join(LOCALIZATION)} for data with masks, {' '.join(TWO_OBJECTS)} "
-        f"for pairs, else {' '.join(FAITHFULNESS)})",
-    )
-    parser.add_argument(
-        "--protocol",
-        nargs="+",
-        metavar="KEY=VALUE",
-        default=[],
-        help=f"options of the metrics: {', '.join(OPTIONS)}; or a preset: {', '.join(metrics.PRESETS)}",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("evaluation"),
-        help="output folder; the same command continues a run that was cut off (default: %(default)s)",
-    )
+    add("--metrics", nargs="+", metavar="METRIC", choices=METRICS, help=measures)
+    protocol = f"options of the metrics: {', '.join(OPTIONS)}; or a preset: {', '.join(metrics.PRESETS)}"
+    add("--protocol", nargs="+", metavar="KEY=VALUE", default=[], help=protocol)
+    out = "output folder; the same command continues a run that was cut off (default: %(default)s)"
+    add("--out", type=Path, default=Path("evaluation"), help=out)
 
 
 def main(args) -> int:

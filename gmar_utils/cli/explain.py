@@ -104,8 +104,9 @@ def _find(arguments):
 
 def _make_folder(path):
     """The output folder, before the work and not after it."""
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"--out takes a folder, and {str(path)!r} is a file.")
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise ValueError(f"--out takes a folder, and {str(there)!r} is a file.")
     path.mkdir(parents=True, exist_ok=True)
     if not os.access(path, os.W_OK):
         raise ValueError(f"The folder {str(path)!r} cannot be written to.")

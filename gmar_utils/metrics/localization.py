@@ -8,7 +8,6 @@ without foreground gives NaN, and `summarize` leaves it out and counts it.
 
 import math
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -199,13 +198,12 @@ def _two_objects(maps, masks, others):
 
 def _parts(values, mask, number):
     """Foreground and void of a mask (height, width), bool; ValueError for a mask that is none."""
-    if values.shape != mask.shape or values.ndim != 2:
+    if values.shape != mask.shape or values.ndim != 2 or mask.is_complex():
         raise ValueError(
-            f"map {number} is {tuple(values.shape)} and its mask {tuple(mask.shape)}: both must be (height, width) "
-            "of the photo. Bring maps there with Vit.to_photo, and give one channel of whole numbers as mask."
+            f"map {number} is {tuple(values.shape)} and its mask {tuple(mask.shape)}, {mask.dtype}: both must be "
+            "(height, width) of the photo. Bring maps there with Vit.to_photo, and give one channel of whole numbers as "
+            "mask."
         )
-    if mask.is_complex():
-        raise ValueError(f"mask {number} holds {mask.dtype}: a mask is whole numbers from 0.")
     found = mask.unique()
     whole = not mask.is_floating_point() or bool((found.isfinite() & (found == found.round())).all())
     if not whole or bool((found < 0).any()):
@@ -224,8 +222,7 @@ def _parts(values, mask, number):
 
 def _same_number(maps, others, name):
     for given, called in ((maps, "maps"), (others, name)):
-        batch = isinstance(given, Sequence | torch.Tensor | np.ndarray) and not isinstance(given, str | bytes)
-        if not batch or not getattr(given, "ndim", 1):
+        if not isinstance(given, list | tuple | torch.Tensor | np.ndarray) or not getattr(given, "ndim", 1):
             raise ValueError(f"{called} must be a tensor or a list, one for each image, got {type(given).__name__}.")
     if len(maps) != len(others):
         raise ValueError(f"{len(maps)} maps but {len(others)} {name}.")
@@ -238,10 +235,8 @@ def _boxed(maps, boxes):
         values = _map(values, number)
         _no_nan(values, number)
         if values.ndim != 2 or np.shape(box) != (4,):
-            raise ValueError(
-                f"map {number} is {tuple(values.shape)} and its box {tuple(np.shape(box))}: they must be (height, "
-                "width) and four numbers x0, y0, x1, y1."
-            )
+            got = f"{tuple(values.shape)} and {tuple(np.shape(box))}"
+            raise ValueError(f"map {number} must be (height, width) and its box four numbers, got {got}.")
         height, width = values.shape
         x0, y0, x1, y1 = (float(v) for v in box)
         y, x = torch.arange(height)[:, None], torch.arange(width)

@@ -11,13 +11,12 @@ from .forwards import choice
 def checked_maps(maps: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
     """The maps, float32 on the images' device; ValueError unless finite, (B, R, C) and no larger than the images."""
     shape = tuple(getattr(maps, "shape", ()))
-    if not isinstance(maps, torch.Tensor) or maps.ndim != 3 or len(maps) != len(pixel_values) or 0 in shape:
+    batch = isinstance(maps, torch.Tensor) and maps.ndim == 3 and len(maps) == len(pixel_values)
+    if not batch or 0 in shape or maps.is_complex():
         raise ValueError(
-            f"maps must be a tensor (B, R, C) or (B, height, width) with B = {len(pixel_values)}, got "
+            f"maps must be a tensor of real numbers (B, R, C) or (B, height, width) with B = {len(pixel_values)}, got "
             f"{shape or type(maps).__name__}."
         )
-    if maps.is_complex():
-        raise ValueError(f"maps must hold real numbers, got {maps.dtype}: which of two complex values is higher?")
     if not bool(maps.isfinite().all()):
         bad = (~maps.isfinite()).flatten(1).any(1).nonzero()[:, 0].tolist()
         raise ValueError(
