@@ -172,6 +172,7 @@ BAD = [  # arguments, words of the one line
     (["--window", "low", "high"], "expected a number"),
     (["--method", "legrad", "--alpha", "1"], "it takes layers, pool"),
     (["--out", "text.jpg"], "'text.jpg' is a file"),
+    (["--out", "text.jpg/maps"], "text.jpg' is a file"),
     (["--out", "text.jpg/inside"], "text.jpg"),
     (["--out", ""], "empty path"),
     (["--nonsense"], "unrecognized arguments"),
