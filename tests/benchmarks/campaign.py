@@ -309,7 +309,6 @@ def threads(count: int, generator: random.Random) -> Iterator[dict]:
         yield {
             "part": f"{len(work)} threads",
             "kind": f"{len(SHARING)} methods, one model",
-            "in_use": True,
             "different": int(not equal),
             "passed": equal and restored,
         }
