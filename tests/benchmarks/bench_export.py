@@ -109,7 +109,7 @@ def main():
     record = provenance(
         model=Path(arguments.model).name, weights_sha256=weights_sha256(vit), data="Tiny-ImageNet, validation",
         images=arguments.images, image_size=arguments.image_size, bits=arguments.bits, megabytes=round(megabytes, 2),
-        onnxruntime=onnxruntime.__version__, wall_time_s=round(time.time() - started),
+        onnxruntime=onnxruntime.__version__, seed=None, wall_time_s=round(time.time() - started),
     )  # fmt: skip
     table.to_csv(RESULTS / "export.csv", index=False, float_format="%.5g")
     (RESULTS / "export.json").write_text(json.dumps(record, indent=1) + "\n")
