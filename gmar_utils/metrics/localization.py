@@ -201,8 +201,8 @@ def _parts(values, mask, number):
     if values.shape != mask.shape or values.ndim != 2 or mask.is_complex():
         raise ValueError(
             f"map {number} is {tuple(values.shape)} and its mask {tuple(mask.shape)}, {mask.dtype}: both must be "
-            "(height, width) of the photo. Bring maps there with Vit.to_photo, and give one channel of whole numbers as "
-            "mask."
+            "(height, width) of the photo. Bring maps there with Vit.to_photo, and give one channel of whole numbers "
+            "as mask."
         )
     found = mask.unique()
     whole = not mask.is_floating_point() or bool((found.isfinite() & (found == found.round())).all())
