@@ -81,45 +81,35 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     return found
 
 
-def parts(model: nn.Module, without: Iterable[nn.Module] = ()) -> dict[str, nn.Module]:
-    """{path: module}, each of its parts once and after what holds it: `named_modules` in a fraction of its time."""
-    found, seen, queue = {}, set(without), [("", model)]
-    for path, module in queue:  # grows while it runs
-        if module is not None and module not in seen:
-            seen.add(module)
-            found[path] = module
-            queue += [(f"{path}.{name}" if path else name, part) for name, part in module._modules.items()]
-    return found
+def parts(model: nn.Module, without: Iterable[nn.Module] = ()) -> dict[nn.Module, nn.Module | None]:
+    """{module: what holds it}, the model first: `modules` in a fraction of its time."""
+    holders, queue, left_out = {model: None}, [model], set(without)
+    for module in queue:  # grows while it runs
+        for part in module._modules.values():
+            if part is not None and part not in holders and part not in left_out:
+                holders[part] = module
+                queue.append(part)
+    return holders
 
 
-def find_blocks(model: nn.Module, inside: dict[str, nn.Module] | None = None) -> list[nn.Module]:
+def find_blocks(model: nn.Module, holders: dict | None = None) -> list[nn.Module]:
     """As `blocks`, [] without any: of the lists of modules that have parts, the one nearest to a convolution (the patch
-    embedding), so that a text tower is passed over; of several as near, the largest. inside: the model's `parts`."""
-    lists, convolutions = {}, []
-    for path, module in (inside or parts(model)).items():
-        if isinstance(module, nn.Conv2d):
-            convolutions.append(path)
-        elif isinstance(module, nn.ModuleList | nn.Sequential) and len(module) and all(m._modules for m in module):
-            lists[path] = module
-    # what holds the convolution itself is its stem, or the whole model
-    holding = {p for p in lists if any(c.startswith(f"{p}." if p else "") for c in convolutions)}
-    lists = {p: m for p, m in lists.items() if p not in holding} or lists
-    if len(lists) > 1:
-        sizes = {p: sum(w.numel() for w in m.parameters()) for p, m in lists.items()}
-        enough = max(sizes.values()) / 10
-        nearness = {p: max((_shared(p, c) for c in convolutions), default=0) for p in lists}
-        return list(lists[max((p for p in lists if sizes[p] >= enough), key=lambda p: (nearness[p], sizes[p]))])
-    return [block for found in lists.values() for block in found]
+    embedding), so that a text tower is passed over; of several as near, the largest. holders: the model's `parts`."""
+    holders = holders or parts(model)
 
+    def above(module):
+        return [] if module is None else [module, *above(holders[module])]
 
-def _shared(path, other):
-    """How many levels two modules' paths have in common."""
-    count = 0
-    for a, b in zip(path.split("."), other.split("."), strict=False):
-        if a != b:
-            break
-        count += 1
-    return count
+    stem = {m for c in holders if isinstance(c, nn.Conv2d) for m in above(c)}
+    lists = [m for m in holders if isinstance(m, (nn.ModuleList, nn.Sequential)) and all(b._modules for b in m)]
+    lists = [m for m in lists if len(m)]
+    # a list that holds the convolution is its stem, or the whole model
+    lists = [m for m in lists if m not in stem] or lists
+    if len(lists) < 2:
+        return [block for found in lists for block in found]
+    sizes = {m: sum(w.numel() for w in m.parameters()) for m in lists}
+    large = [m for m in lists if sizes[m] >= max(sizes.values()) / 10]
+    return list(max(large, key=lambda m: (max((len(above(a)) for a in above(m) if a in stem), default=0), sizes[m])))
 
 
 def is_norm(module: nn.Module) -> bool:

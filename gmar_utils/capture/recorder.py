@@ -57,9 +57,9 @@ class Recorder(TorchFunctionMode):
             for i, block in enumerate(self.blocks):
                 handles.append(block.register_forward_pre_hook(mine(partial(self._enter, i)), with_kwargs=True))
                 handles.append(block.register_forward_hook(mine(partial(self._leave, i))))
-            for module in filter(is_norm, parts(self.blocks[-1]).values() if self.blocks else ()):
+            for module in filter(is_norm, parts(self.blocks[-1]) if self.blocks else ()):
                 handles.append(module.register_forward_hook(mine(self._norm)))
-            for module in filter(is_norm, parts(model, without=self.blocks).values()):
+            for module in filter(is_norm, parts(model, without=self.blocks)):
                 handles.append(module.register_forward_hook(mine(self._final_norm)))
             with self:
                 output = model(pixel_values)

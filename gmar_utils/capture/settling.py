@@ -24,9 +24,9 @@ def settled(model: nn.Module) -> Iterator[list[nn.Module]]:
     Yields:
         The model's blocks, as `find_blocks`.
     """
-    inside = parts(model)
-    blocks, modules = find_blocks(model, inside), list(inside.values())
-    if any(isinstance(m, torch.jit.ScriptModule) for m in modules):
+    modules = parts(model)
+    blocks, kinds = find_blocks(model, modules), {type(m) for m in modules}
+    if any(issubclass(kind, torch.jit.ScriptModule) for kind in kinds):
         raise ValueError(
             f"{type(model).__name__} is scripted or traced (torch.jit): its attention is out of reach. "
             "Pass the module that it was made from."
@@ -40,7 +40,7 @@ def settled(model: nn.Module) -> Iterator[list[nn.Module]]:
         for weight in weights:
             weight.requires_grad = False
         _choose_attention(modules, stack)
-        if any(m._compiled_call_impl or "_orig_mod" in m._modules for m in modules):
+        if any(m._compiled_call_impl for m in modules) or any(k.__name__ == "OptimizedModule" for k in kinds):
             stack.enter_context(_EAGER)  # the stance is the process's, not the model's
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield blocks

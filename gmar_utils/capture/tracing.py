@@ -168,7 +168,7 @@ def differentiate(
             "The model passes no gradient from its logits to its attention: its layers are quantised, or something in "
             "it is detached. Use rollout or attention, or the model in floating point."
         ) from None
-    return tuple(None if g is None else g.float() / scale for g in found)
+    return tuple(g if g is None else g.float() / scale if half else g.float() for g in found)
 
 
 def _readout(recorder, logits, model, pixel_values):

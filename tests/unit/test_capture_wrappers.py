@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from gmar_utils import explain, probability, trace
 from gmar_utils.capture.layout import logits_of, problem_type, unwrap
+from gmar_utils.capture.settling import settled
 
 METHODS = ("gmar", "rollout", "legrad", "grad-cam", "chefer", "attention")
 
@@ -226,6 +227,42 @@ def test_many_threads_get_what_one_thread_gets_and_leave_the_model_as_it_was():
     assert model.config._attn_implementation == "eager"
     assert all(m.training and not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
     assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("wrapper", ["tensor", "DataParallel", "compile", "Sequential", None])
+@pytest.mark.parametrize("method", ["gmar", "legrad"])
+def test_a_second_thread_waits_for_the_first(wrapper, method):
+    """Also behind another wrapper around the same blocks: they share the flags and hooks that a trace changes."""
+    model, x = build("vit"), images("vit")
+    other = model if wrapper is None else WRAPPERS[wrapper](model)
+    expected, waited = explain(model, x, method, 1), []
+
+    with ThreadPoolExecutor(1) as pool:
+        with settled(model):
+            waiting = pool.submit(explain, other, x, method, 1)
+            with settled(model):  # the same thread goes on
+                torch.testing.assert_close(explain(other, x, method, 1), expected, atol=1e-5, rtol=0)
+            waited.append(not waiting.done())
+        torch.testing.assert_close(waiting.result(60), expected, atol=1e-5, rtol=0)
+    assert waited == [True]
+
+
+@pytest.mark.parametrize("method", ["gmar", "legrad", "grad-cam", "rollout"])
+def test_a_plain_pass_inside_a_trace_is_neither_seen_nor_changed(method):
+    """Another thread runs the model while the hooks of a trace are in it."""
+    model, x = build("vit"), images("vit")
+    expected, plain, others = explain(model, x, method, 1), model(x).logits.detach(), []
+
+    def beside(*_):
+        if not others:
+            others.append(None)
+            with ThreadPoolExecutor(1) as pool:
+                others.append(pool.submit(lambda: model(x).logits.detach()).result())
+
+    hook = model.vit.layers[2].register_forward_pre_hook(beside)
+    torch.testing.assert_close(explain(model, x, method, 1), expected, atol=1e-5, rtol=0)
+    hook.remove()
+    torch.testing.assert_close(others[1], plain, atol=1e-5, rtol=1e-4)
 
 
 def test_plain_passes_in_other_threads_are_left_alone():
