@@ -5,13 +5,13 @@ import html
 import io
 import os
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from .capture.settling import once
 from .files import atomic
 from .photo import to_photo
 
@@ -44,7 +44,7 @@ class Explanation:
     _at_input: torch.Tensor  # the map at the size of the model's input (h, w)
     _processor: object
 
-    @cached_property
+    @once
     def on_photo(self) -> torch.Tensor:
         """The map on the photo's own pixels (height, width), float32; NaN outside of what the model saw.
 
@@ -68,7 +68,7 @@ class Explanation:
         """A sentence for the methods section of a report, with the citation key of the book's bibliography."""
         return self._words.sentence
 
-    @cached_property
+    @once
     def _words(self):
         from . import viz
 

@@ -14,6 +14,26 @@ _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 _NEW_LOCK, _EAGER = threading.Lock(), threading.RLock()
 
 
+class once:
+    """A property that is computed at its first use and kept.
+
+    `functools.cached_property` will not do: until Python 3.12 it holds one lock for all instances while it computes. A
+    thread that waits for a model there, and one that has the model and reads the property, would wait for each other.
+    """
+
+    def __init__(self, compute):
+        self.compute, self.__doc__ = compute, compute.__doc__
+
+    def __set_name__(self, owner, name):
+        self.name = name
+
+    def __get__(self, instance, owner=None):
+        if instance is None:
+            return self
+        found = instance.__dict__[self.name] = self.compute(instance)
+        return found
+
+
 @contextmanager
 def settled(model: nn.Module) -> Iterator[list[nn.Module]]:
     """Eval mode, PyTorch's own attention and frozen parameters (a backward pass computes no weight gradients) inside

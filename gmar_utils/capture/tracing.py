@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 
 import torch
 from torch import nn
@@ -10,7 +9,7 @@ from torch import nn
 from .checks import check_model, check_pixel_values
 from .layout import logits_of, unwrap
 from .recorder import Recorder, mine, readout
-from .settling import settled
+from .settling import once, settled
 from .target import against, class_score, parse_target, resolve_target
 
 SEEN = ("attentions", "logits", "target", "against", "prefix_tokens", "grid", "readout")
@@ -63,7 +62,7 @@ class Trace:
         self.against = against(logits, self._wanted)
         return class_score(logits, self.target, self.against)
 
-    @cached_property
+    @once
     def gradients(self) -> tuple[torch.Tensor, ...]:
         """L tensors ∂y/∂A (B, H, N, N), float32: one activations-only backward at the first use, with the weights of
         that moment: read them before the model is changed. ValueError where no gradient passes."""
@@ -74,7 +73,7 @@ class Trace:
             self.__dict__.setdefault("activation", (activation.detach().float(), found[-1]))
         return found[: len(attentions)]
 
-    @cached_property
+    @once
     def activation(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The output (B, N, D) of the last block's first norm, in front of its attention, and its gradient, float32."""
         y, _, activation = self._with_graph()

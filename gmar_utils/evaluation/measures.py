@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import torch
 
 from .. import metrics
+from ..capture.settling import once
 from ..metrics.faithfulness import SCORES, Protocol
 from ..metrics.forwards import choice
 from ..metrics.imputation import baseline_named
@@ -66,17 +66,17 @@ class Case:
     maps: torch.Tensor  # (B, R, C) in [0, 1], as they are shown
     records: list
 
-    @cached_property
+    @once
     def on_photo(self) -> list[torch.Tensor]:
         """Maps at the model's input size, min–max, on each photo's own pixels; NaN outside the crop."""
         maps = minmax(resize(self.maps, self.pixel_values.shape[-2:]))
         return self.vit.to_photo(maps, [r["image"] for r in self.records])
 
-    @cached_property
+    @once
     def insertion(self) -> metrics.Curve:
         return self.run(metrics.insertion, **self.removal)
 
-    @cached_property
+    @once
     def deletion(self) -> metrics.Curve:
         return self.run(metrics.deletion, **self.removal)
 

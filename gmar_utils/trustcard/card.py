@@ -3,9 +3,9 @@
 import html
 import os
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
+from ..capture.settling import once
 from ..files import atomic
 from .choice import Recommendation
 from .lights import Light
@@ -44,7 +44,7 @@ class TrustCard:
         columns = ["check", "method", "colour", "value", "low", "high", "photos", "p", "sentence", "needed"]
         return pd.DataFrame([{c: getattr(x, c) for c in columns} for x in self.model + self.lights], columns=columns)
 
-    @cached_property
+    @once
     def html(self) -> str:
         """The page: one file, with pictures, style and program inside."""
         from .page import page

@@ -4,13 +4,13 @@ import json
 import os
 import zlib
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from .. import __version__
+from ..capture.settling import once
 from ..evaluation.folder import digest, write
 from ..evaluation.provenance import provenance, shown, state_sha256
 from ..methods import METHODS
@@ -119,7 +119,7 @@ class _Run:
                 }
             )
 
-    @cached_property
+    @once
     def broken(self):
         return measures.broken_copies(self.vit.model)
 

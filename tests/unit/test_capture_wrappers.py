@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -245,6 +246,17 @@ def test_a_second_thread_waits_for_the_first(wrapper, method):
             waited.append(not waiting.done())
         torch.testing.assert_close(waiting.result(60), expected, atol=1e-5, rtol=0)
     assert waited == [True]
+
+
+def test_a_thread_that_waits_for_a_model_holds_nothing_that_its_owner_needs():
+    model, x = build("vit"), images("vit")
+    first, second = trace(model, x, lazy=True), trace(model, x, lazy=True)
+    with ThreadPoolExecutor(1) as pool, settled(model):
+        waiting = pool.submit(lambda: second.gradients)
+        time.sleep(0.3)  # it stands in front of the model, inside the property
+        assert len(first.gradients) == len(first.attentions)
+        assert not waiting.done()
+    torch.testing.assert_close(second.gradients, first.gradients)
 
 
 @pytest.mark.parametrize("method", ["gmar", "legrad", "grad-cam", "rollout"])
