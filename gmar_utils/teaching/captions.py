@@ -153,8 +153,9 @@ def train(n: int = 12_000, steps: int = 600, batch: int = 128, rate: float = 1e-
     """The trained CLIP, its tokenizer and what was measured on the way."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)
-    vit, words, started = load_model("vit-shapes", device="cpu"), tokenizer(), time.perf_counter()
+    vit, words, started = load_model("vit-shapes", device="cpu"), tokenizer(), time.process_time()
     images, labels, apart = scenes(n, seed)
+    print('drawn', time.process_time() - started, flush=True)
     held_out = scenes(500, seed + 1)
     held_out = (vit.preprocess(list(held_out[0].numpy())), *held_out[1:])
     mean, std = (torch.tensor(getattr(vit.processor, k)).view(3, 1, 1) for k in ("image_mean", "image_std"))
@@ -165,7 +166,7 @@ def train(n: int = 12_000, steps: int = 600, batch: int = 128, rate: float = 1e-
     optimiser, log = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98)), []
     bar = tqdm(range(steps), disable=None)
     for step in bar:
-        done = max(step / steps, (time.perf_counter() - started) / (60 * minutes))
+        done = max(step / steps, (time.process_time() - started) / (60 * minutes))
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * min(1, done)))
         chosen = torch.randint(n, (batch,))
@@ -180,7 +181,7 @@ def train(n: int = 12_000, steps: int = 600, batch: int = 128, rate: float = 1e-
         optimiser.step()
         if step % 100 == 99 or step == steps - 1 or done >= 1:
             found = matched(clip.eval(), words, *held_out)
-            log.append({"step": step + 1, "loss": loss.item(), "seconds": time.perf_counter() - started, **found})
+            log.append({"step": step + 1, "loss": loss.item(), "seconds": time.process_time() - started, **found})
             print(log[-1], flush=True)
         if done >= 1:
             break
