@@ -139,7 +139,7 @@ def accuracy(model, words, given: list[Sentence]) -> float:
     return 100 * right / len(given)
 
 
-def train(n: int = 20_000, epochs: int = 3, batch: int = 64, rate: float = 1e-3, seed: int = 0):
+def train(n: int = 20_000, epochs: int = 6, batch: int = 64, rate: float = 1e-3, seed: int = 0):
     """The model, its tokenizer and the seconds of processor time that it took; one thread."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)

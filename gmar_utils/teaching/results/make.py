@@ -12,7 +12,7 @@ import pandas as pd
 
 from gmar_utils.evaluation.summary import interval
 
-from . import probes, tables
+from . import cues, probes, tables
 from .claims import CLAIMS, ENOUGH, OPEN, overall, verdict
 from .work import Run
 
@@ -69,6 +69,7 @@ JOBS = {
     "sensitivity-tiny-imagenet": lambda run: tables.sensitivity(run, "tiny-imagenet"),
     "audit-shapes": lambda run: tables.audit(run, "shapes"),
     "sensitivity-shapes": lambda run: tables.sensitivity(run, "shapes"),
+    "words": cues.table,
     "claims": claims,
 }
 
