@@ -46,22 +46,14 @@ def check_pixel_values(pixel_values, model: nn.Module | None = None) -> torch.Te
         pixel_values = torch.from_numpy(np.ascontiguousarray(pixel_values))
         weight = _weight(model)
         pixel_values = pixel_values if weight is None else pixel_values.to(weight.device)
+    wanted = "pixel_values must be a floating-point tensor (B, channels, height, width)"
     if not isinstance(pixel_values, torch.Tensor):
-        shape = f" of {pixel_values.dtype}" if isinstance(pixel_values, np.ndarray) else ""
-        raise ValueError(
-            "pixel_values must be a floating-point tensor (B, channels, height, width), got "
-            f"{type(pixel_values).__name__}{shape}. {HINT}"
-        )
-    if (
-        pixel_values.ndim != 4
-        or not pixel_values.is_floating_point()
-        or pixel_values.layout != torch.strided
-        or pixel_values.is_meta
-    ):
-        raise ValueError(
-            "pixel_values must be a floating-point tensor (B, channels, height, width), got "
-            f"{tuple(pixel_values.shape)} of {pixel_values.dtype} on {pixel_values.device}. {HINT}"
-        )
+        dtype = f" of {pixel_values.dtype}" if isinstance(pixel_values, np.ndarray) else ""
+        raise ValueError(f"{wanted}, got {type(pixel_values).__name__}{dtype}. {HINT}")
+    dense = pixel_values.layout == torch.strided and not pixel_values.is_meta
+    if pixel_values.ndim != 4 or not (dense and pixel_values.is_floating_point()):
+        got = f"{tuple(pixel_values.shape)} of {pixel_values.dtype} on {pixel_values.device}"
+        raise ValueError(f"{wanted}, got {got}. {HINT}")
     if not pixel_values.numel():
         raise ValueError(f"pixel_values holds no image: its shape is {tuple(pixel_values.shape)}. {HINT}")
     if not bool(pixel_values.isfinite().all()):

@@ -62,10 +62,23 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=made, **special)
 
 
-SAME = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size",
-        "hidden_act")  # fmt: skip
-RENAMED = {"encoder.layers": "layers", "self_attn.out_proj": "attention.o_proj", "self_attn": "attention",
-           "layer_norm1": "layernorm_before", "layer_norm2": "layernorm_after", "post_layernorm": "layernorm"}  # fmt: skip
+SAME = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "image_size",
+    "patch_size",
+    "hidden_act",
+)
+RENAMED = {
+    "encoder.layers": "layers",
+    "self_attn.out_proj": "attention.o_proj",
+    "self_attn": "attention",
+    "layer_norm1": "layernorm_before",
+    "layer_norm2": "layernorm_after",
+    "post_layernorm": "layernorm",
+}
 
 
 def untrained(words: PreTrainedTokenizerFast, pixels: torch.Tensor) -> CLIPModel:
@@ -119,8 +132,13 @@ def loss_of(clip: CLIPModel, words, pixels: torch.Tensor, labels: torch.Tensor, 
 
     Another picture's caption that is true of this one too is no wrong answer, and is left out."""
     true, unclear = truth(labels, apart)
-    own = torch.cat([torch.multinomial(true[:, part].float(), 1) + part.start for part in
-                     (slice(0, len(SINGLES)), slice(len(SINGLES), len(CAPTIONS)))], 1)  # fmt: skip
+    own = torch.cat(
+        [
+            torch.multinomial(true[:, part].float(), 1) + part.start
+            for part in (slice(0, len(SINGLES)), slice(len(SINGLES), len(CAPTIONS)))
+        ],
+        1,
+    )
     asked, place = own.unique(return_inverse=True)
     images = F.normalize(clip.get_image_features(pixels).pooler_output, dim=-1)
     logits = clip.logit_scale.exp().clamp_max(100) * images @ encoded(clip, words, [CAPTIONS[k] for k in asked]).T
@@ -155,7 +173,6 @@ def train(n: int = 12_000, steps: int = 600, batch: int = 128, rate: float = 1e-
     torch.set_num_threads(1)
     vit, words, started = load_model("vit-shapes", device="cpu"), tokenizer(), time.process_time()
     images, labels, apart = scenes(n, seed)
-    print('drawn', time.process_time() - started, flush=True)
     held_out = scenes(500, seed + 1)
     held_out = (vit.preprocess(list(held_out[0].numpy())), *held_out[1:])
     mean, std = (torch.tensor(getattr(vit.processor, k)).view(3, 1, 1) for k in ("image_mean", "image_std"))

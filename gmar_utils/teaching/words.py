@@ -15,8 +15,13 @@ from pathlib import Path
 import matplotlib
 import torch
 from matplotlib.colors import to_hex
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
-from transformers import PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from gmar_utils.capture import Trace
 from gmar_utils.capture.layout import logits_of
@@ -147,10 +152,17 @@ def train(n: int = 20_000, epochs: int = 6, batch: int = 64, rate: float = 1e-3,
     made = sentences(n, seed, negated=0.3)  # with half of them negated, a cue alone says nothing, and nothing begins
     model = BertForSequenceClassification(
         BertConfig(
-            vocab_size=len(words), hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128,
-            max_position_embeddings=32, type_vocab_size=1, id2label=dict(enumerate(LABELS)), pad_token_id=0,
+            vocab_size=len(words),
+            hidden_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            intermediate_size=128,
+            max_position_embeddings=32,
+            type_vocab_size=1,
+            id2label=dict(enumerate(LABELS)),
+            pad_token_id=0,
         )
-    )  # fmt: skip
+    )
     optimiser, chance = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01), random.Random(seed)
     groups, total, step = by_length(made), epochs * n / batch, 0
     ids = [ids_of(words, [s])[0] for s in made]

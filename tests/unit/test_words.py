@@ -114,7 +114,7 @@ def slow_norm(norm, x):
 
 
 def slow_libra(model, ids, target):
-    """BERT written out, one sentence, in float64; constant: attention, the norms' deviations, GELU's and tanh's gates."""
+    """BERT written out, one sentence, in float64. Constant: attention, the norms' deviations, the gates."""
     x, entering = model.bert.embeddings(ids[None])[0].detach().requires_grad_(), []
     for layer in model.bert.encoder.layer:
         entering.append(x)
