@@ -29,7 +29,7 @@ from gmar_utils.capture.target import class_score
 from gmar_utils.checkpoint import CHECKPOINTS
 
 NAME = "words/bert-cues"  # below a folder of its own: what load_model offers are models of pictures
-LABELS = ("bad", "good")
+LABELS, BATCH = ("bad", "good"), 64
 CUES = {
     "good": "good great lovely perfect wonderful charming superb fine excellent pleasant".split(),
     "bad": "bad awful ugly terrible boring horrible dreadful poor nasty dull".split(),
@@ -144,33 +144,23 @@ def accuracy(model, words, given: list[Sentence]) -> float:
     return 100 * right / len(given)
 
 
-def train(n: int = 20_000, epochs: int = 6, batch: int = 64, rate: float = 1e-3, seed: int = 0):
-    """The model, its tokenizer and the seconds of processor time that it took; one thread."""
-    torch.manual_seed(seed)
-    torch.set_num_threads(1)
-    words, started = tokenizer(), time.process_time()
-    made = sentences(n, seed, negated=0.3)  # with half of them negated, a cue alone says nothing, and nothing begins
-    model = BertForSequenceClassification(
-        BertConfig(
-            vocab_size=len(words),
-            hidden_size=64,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            intermediate_size=128,
-            max_position_embeddings=32,
-            type_vocab_size=1,
-            id2label=dict(enumerate(LABELS)),
-            pad_token_id=0,
-        )
-    )
+def untrained(words: PreTrainedTokenizerFast) -> BertForSequenceClassification:
+    """A BERT of three narrow layers."""
+    shape = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 128}
+    shape |= {"max_position_embeddings": 32, "type_vocab_size": 1, "vocab_size": len(words), "pad_token_id": 0}
+    return BertForSequenceClassification(BertConfig(id2label=dict(enumerate(LABELS)), **shape))
+
+
+def fit(model: BertForSequenceClassification, words, made: list[Sentence], epochs: int, rate: float, seed: int) -> None:
+    """Train the model as it is: in eval mode without dropout."""
     optimiser, chance = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01), random.Random(seed)
-    groups, total, step = by_length(made), epochs * n / batch, 0
+    groups, total, step, started = by_length(made), epochs * len(made) / BATCH, 0, time.process_time()
     ids = [ids_of(words, [s])[0] for s in made]
     for _ in range(epochs):
         batches = []
         for at in groups:
             chance.shuffle(at)
-            batches += [at[i : i + batch] for i in range(0, len(at), batch)]
+            batches += [at[i : i + BATCH] for i in range(0, len(at), BATCH)]
         chance.shuffle(batches)
         for at in batches:
             step += 1
@@ -183,7 +173,18 @@ def train(n: int = 20_000, epochs: int = 6, batch: int = 64, rate: float = 1e-3,
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
         print(f"step {step}: loss {loss.item():.4f}, {time.process_time() - started:.0f} s", flush=True)
-    return model.eval(), words, time.process_time() - started
+
+
+def train(seed: int = 0) -> tuple[BertForSequenceClassification, PreTrainedTokenizerFast]:
+    """Two stages: first few negations, because with half of the cues negated a cue alone says nothing and no learning
+    begins; then half, without dropout. One thread, about 100 seconds of processor time."""
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)
+    words = tokenizer()
+    model = untrained(words).train()
+    fit(model, words, sentences(20_000, seed, negated=0.3), 6, 1e-3, seed)
+    fit(model.eval(), words, sentences(20_000, seed + 5), 3, 5e-4, seed)
+    return model, words
 
 
 def load() -> tuple[BertForSequenceClassification, PreTrainedTokenizerFast]:
@@ -229,17 +230,52 @@ class Coloured:
         return f"<table>{''.join(lines)}</table>"
 
 
+CARD = """---
+license: mit
+pipeline_tag: text-classification
+tags: [words, planted-cue]
+---
+# {name}
+
+A BERT of {layers} layers, {heads} heads and width {width}, {words} words, half precision. It says whether a generated
+sentence calls something good or bad. The sentences, made by this project (MIT licence), hold one cue word each; a
+negation in front of it turns the label round.
+
+{lines}
+
+Again: `python -m gmar_utils.teaching.words`, about 100 seconds on one processor core.
+
+Training: {recipe}
+"""
+
+
+def card(model: BertForSequenceClassification, words, story: str = "") -> str:
+    """The README.md of the checkpoint, with what it measures on fresh sentences."""
+    config, lines = model.config, []
+    for name, templates in (("known", TEMPLATES), ("held-out", HELD_OUT)):
+        right = accuracy(model, words, sentences(1000, 1, templates))
+        lines.append(f"- right on {name} ways to build a sentence: {right:.1f} % of 1000")
+    return CARD.format(
+        name=NAME,
+        layers=config.num_hidden_layers,
+        heads=config.num_attention_heads,
+        width=config.hidden_size,
+        words=len(words),
+        lines="\n".join(lines),
+        recipe=" ".join(f"{train.__doc__} {story}".split()),
+    )
+
+
 def main():
     """Train, print what it can, write the checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=CHECKPOINTS / NAME)
-    out = parser.parse_args().out
-    model, words, seconds = train()
+    out, started = parser.parse_args().out, time.process_time()
+    model, words = train()
+    print(f"{time.process_time() - started:.0f} s of processor time")
     model.half().save_pretrained(out)
     words.save_pretrained(out)
-    model.float()
-    print(f"known templates {accuracy(model, words, sentences(2000, 1)):.2f} %")
-    print(f"held-out templates {accuracy(model, words, sentences(2000, 2, HELD_OUT)):.2f} %, {seconds:.0f} s")
+    (out / "README.md").write_text(card(model.float(), words), encoding="utf8")
 
 
 if __name__ == "__main__":
