@@ -14,7 +14,7 @@ from gmar_utils.evaluation.summary import interval
 
 from . import probes, tables
 from .claims import CLAIMS, ENOUGH, OPEN, overall, verdict
-from .work import Run
+from .work import FIELD, Run
 
 
 def claims(run):
@@ -57,9 +57,12 @@ def claims(run):
 JOBS = {
     "photos": probes.photos,
     "shapes": tables.table_shapes,
-    "tiny-imagenet": tables.table_faithfulness,
+    "tiny-imagenet": lambda run: tables.table_faithfulness(run, "tiny-imagenet", 112, 500, FIELD),
+    "tiny-imagenet-224": lambda run: tables.table_faithfulness(run, "tiny-imagenet-224", 224, 100, None),
     "voc2012": tables.table_voc,
     "voc2012-chefer": lambda run: tables.table_voc(run, "chefer", "voc2012-chefer"),
+    "voc-pairs": tables.table_voc_pairs,
+    "shape-pairs": tables.table_shape_pairs,
     "confidence": probes.confidence,
     "classes": probes.classes,
     "heads": probes.heads,
