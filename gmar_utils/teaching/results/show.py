@@ -15,8 +15,9 @@ from gmar_utils.evaluation.measures import COLUMNS
 from gmar_utils.evaluation.summary import title, to_markdown
 
 from . import RESULTS
-from .claims import HOLDS, NOT, OPEN
+from .claims import HOLDS, MARGIN, NOT, OPEN, SAME, verdict
 
+VERDICTS = (HOLDS, NOT, SAME, OPEN)
 pd.set_option("display.max_colwidth", None, "display.max_rows", 200)
 
 
@@ -100,8 +101,8 @@ def claims(source):
     grouped = table.groupby("claim", sort=False)
     lines = grouped.agg(claim_text=("statement", "first"), where=("place", "first"), verdict=("claim_verdict", "first"))
     lines["images"] = grouped["images"].max()
-    count = grouped["verdict"].agg(lambda v: " / ".join(str((v == k).sum()) for k in (HOLDS, NOT, OPEN)))
-    lines["parts: hold / do not / open"] = count
+    count = grouped["verdict"].agg(lambda v: " / ".join(str((v == k).sum()) for k in VERDICTS))
+    lines["parts: hold / do not / no difference / open"] = count
     return lines.rename(columns={"claim_text": "claim"}).rename_axis(None).reset_index(drop=True)
 
 
@@ -120,8 +121,11 @@ def parts(source, claim=None):
 def tally(source):
     """A sentence: how many claims hold, how many do not, how many cannot be told."""
     verdicts = claims(source)["verdict"]
-    count = {k: int((verdicts == k).sum()) for k in (HOLDS, NOT, OPEN)}
-    print(f"{len(verdicts)} claims: {count[HOLDS]} hold here, {count[NOT]} do not, {count[OPEN]} cannot be told.")
+    hold, fail, same, unknown = (int((verdicts == k).sum()) for k in VERDICTS)
+    print(
+        f"{len(verdicts)} claims: {hold} hold here, {fail} do not, {same} compare methods with no difference that "
+        f"matters, {unknown} cannot be told."
+    )
 
 
 # The promises, attacked at random -------------------------------------------------------------------------------------
@@ -141,7 +145,7 @@ def campaign():
 
 # Sensitivity: one choice changed at a time ----------------------------------------------------------------------------
 
-COLOURS = {HOLDS: "#0072B2", OPEN: "#D9D9D9", NOT: "#D55E00"}
+COLOURS = {HOLDS: "#0072B2", SAME: "#A9A9A9", OPEN: "#E8E8E8", NOT: "#D55E00"}
 
 
 def choices(name):
@@ -161,13 +165,19 @@ def survey(name, metrics=("average_drop", "average_increase", "insertion", "dele
         part = table[table["metric"] == metric].assign(code=lambda t: t["verdict"].map(code))
         wide = part.pivot(index="setting", columns="pair", values="code").reindex(index=settings, columns=pairs)
         seaborn.heatmap(
-            wide, vmin=0, vmax=2, cmap=ListedColormap([*COLOURS.values()]), cbar=False, linewidths=1.5, ax=ax
+            wide,
+            vmin=0,
+            vmax=len(COLOURS) - 1,
+            cmap=ListedColormap([*COLOURS.values()]),
+            cbar=False,
+            linewidths=1.5,
+            ax=ax,
         )
         ax.set(title=title(metric), xlabel="", ylabel="")
         ax.tick_params(length=0)
-    labels = ("first is better", "cannot be told", "second is better")
+    labels = ("first is better", "no difference that matters", "cannot be told", "second is better")
     patches = [Patch(color=c, label=x) for c, x in zip(COLOURS.values(), labels, strict=True)]
-    figure.legend(handles=patches, loc="outside upper right", ncols=3)
+    figure.legend(handles=patches, loc="outside upper right", ncols=4)
     return figure
 
 
@@ -189,11 +199,12 @@ def weights_help(*names):
     for name in names:
         part = choices(name).query("pair == 'gmar > uniform'")
         rows[name.removeprefix("sensitivity-")] = {
-            "better": (part["verdict"] == HOLDS).sum(),
-            "cannot be told": (part["verdict"] == OPEN).sum(),
-            "worse": (part["verdict"] == NOT).sum(),
+            words: (part["verdict"] == found).sum() for found, words in OUTCOMES.items()
         }
     return pd.DataFrame(rows).T
+
+
+OUTCOMES = {HOLDS: "better", SAME: "no difference that matters", OPEN: "cannot be told", NOT: "worse"}
 
 
 # The verdict on the head weights: its words stand on several pages, and a test compares them with this table ----------
@@ -206,18 +217,21 @@ ASKED = {  # question: (tables, metrics); GMAR minus itself at equal weights, pa
 
 
 def balance():
-    """What head weights buy: for each question, how many paired intervals of all GMAR variants lie on either side of
-    zero, and the largest difference."""
+    """What head weights buy: for each question, the verdicts of all GMAR variants on their paired intervals, and the
+    largest difference."""
     lines = []
     for question, (names, metrics) in ASKED.items():
         table = pd.concat([read(name) for name in names])
         table = table[table["twin"].notna() & table["metric"].isin(metrics)]
         sign = table["metric"].map(lambda m: COLUMNS[m][1])
         ends = pd.concat([table["difference_low"] * sign, table["difference_high"] * sign], axis=1)
-        better, worse = (ends > 0).all(axis=1).sum(), (ends < 0).all(axis=1).sum()
+        said = [
+            verdict(min(two), max(two), 0, n, MARGIN.get(metric, 0))
+            for two, n, metric in zip(ends.to_numpy(), table["images"], table["metric"], strict=True)
+        ]
         far = table.iloc[table["difference"].abs().argmax()]
         size, low, high = far[["difference", "difference_low", "difference_high"]]
         shown = f"{title(far['metric'])}: {size:+.1f} [{low:+.1f}, {high:+.1f}]"
-        counts = {"better": better, "cannot be told": len(table) - better - worse, "worse": worse}
+        counts = {words: said.count(found) for found, words in OUTCOMES.items()}
         lines.append({"question": question} | counts | {"largest difference": _unbroken(shown)})
     return pd.DataFrame(lines).set_index("question").rename_axis(None)

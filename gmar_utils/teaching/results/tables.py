@@ -11,7 +11,7 @@ from gmar_utils.evaluation.pairs import known
 from gmar_utils.evaluation.summary import interval
 
 from . import readings
-from .claims import verdict
+from .claims import MARGIN, verdict
 from .work import ABOUT_TINY, FIELD, SETS, batches, bound, bundled, compared, rows_of, sample, shapes, tiny_imagenet
 
 LABEL = {"target": "label"}
@@ -184,7 +184,7 @@ def sensitivity(run, name):
                         "low": low,
                         "high": high,
                         "images": len(wide),
-                        "verdict": verdict(low, high, images=len(wide)),
+                        "verdict": verdict(low, high, images=len(wide), margin=MARGIN.get(metric, 0.0)),
                     }
                 )
         # after each setting, so that a run that is cut off leaves a table
