@@ -17,7 +17,6 @@ from gmar_utils.evaluation.summary import title, to_markdown
 from . import RESULTS
 from .claims import HOLDS, MARGIN, NOT, OPEN, SAME, verdict
 
-VERDICTS = (HOLDS, NOT, SAME, OPEN)
 pd.set_option("display.max_colwidth", None, "display.max_rows", 200)
 
 
@@ -75,10 +74,10 @@ def summary(name, setting=None, metrics=None):
         table, cards = table[table["setting"] == setting].drop(columns="setting"), cards[setting]
     if metrics:
         table = table[table["metric"].isin(metrics)]
-    return Markdown(_unbroken(to_markdown(table, cards)))
+    return Markdown(unbroken(to_markdown(table, cards)))
 
 
-def _unbroken(text):
+def unbroken(text):
     """Intervals that no line break cuts."""
     return re.sub(r"(\[\S+,) (\S+\])", "\\1\u00a0\\2", text)
 
@@ -86,46 +85,12 @@ def _unbroken(text):
 def means(table, rows="method", columns="metric", digits=2, value="mean", low="low", high="high"):
     """Mean [95 % interval] as text, in the order of the table."""
     text = [
-        _unbroken(f"{m:.{digits}f} [{a:.{digits}f}, {b:.{digits}f}]")
+        unbroken(f"{m:.{digits}f} [{a:.{digits}f}, {b:.{digits}f}]")
         for m, a, b in zip(table[value], table[low], table[high], strict=True)
     ]
     wide = table.assign(text=text).pivot(index=rows, columns=columns, values="text")
     wide = wide.loc[table[rows].unique(), table[columns].unique()].fillna("")
     return wide.rename(columns=title).rename_axis(index=None, columns=None)
-
-
-def claims(source):
-    """One line for each claim of a paper: what it says, where, and the verdict."""
-    table = read("claims")
-    table = table[table["source"] == source]
-    grouped = table.groupby("claim", sort=False)
-    lines = grouped.agg(claim_text=("statement", "first"), where=("place", "first"), verdict=("claim_verdict", "first"))
-    lines["images"] = grouped["images"].max()
-    count = grouped["verdict"].agg(lambda v: " / ".join(str((v == k).sum()) for k in VERDICTS))
-    lines["parts: hold / do not / no difference / open"] = count
-    return lines.rename(columns={"claim_text": "claim"}).rename_axis(None).reset_index(drop=True)
-
-
-def parts(source, claim=None):
-    """Every measured difference behind the verdicts, with its interval."""
-    table = read("claims")
-    table = table[(table["source"] == source) & (table["claim"].eq(claim) if claim else True)]
-    text = [
-        _unbroken(f"{r.mean:+.2f} [{r.low:+.2f}, {r.high:+.2f}]") if r.images else "not run"
-        for r in table[["mean", "low", "high", "images"]].itertuples()
-    ]
-    shown = table.assign(difference=text)
-    return shown[["claim", "part", "difference", "images", "verdict"]].reset_index(drop=True)
-
-
-def tally(source):
-    """A sentence: how many claims hold, how many do not, how many cannot be told."""
-    verdicts = claims(source)["verdict"]
-    hold, fail, same, unknown = (int((verdicts == k).sum()) for k in VERDICTS)
-    print(
-        f"{len(verdicts)} claims: {hold} hold here, {fail} do not, {same} compare methods with no difference that "
-        f"matters, {unknown} cannot be told."
-    )
 
 
 # The promises, attacked at random -------------------------------------------------------------------------------------
@@ -233,5 +198,5 @@ def balance():
         size, low, high = far[["difference", "difference_low", "difference_high"]]
         shown = f"{title(far['metric'])}: {size:+.1f} [{low:+.1f}, {high:+.1f}]"
         counts = {words: said.count(found) for found, words in OUTCOMES.items()}
-        lines.append({"question": question} | counts | {"largest difference": _unbroken(shown)})
+        lines.append({"question": question} | counts | {"largest difference": unbroken(shown)})
     return pd.DataFrame(lines).set_index("question").rename_axis(None)
