@@ -78,6 +78,7 @@ JOBS = {
     "classes": probes.classes,
     "heads": probes.heads,
     "randomization": probes.randomization,
+    "artefacts": probes.artefacts,
     "cost": probes.cost,
     "audit-tiny-imagenet": lambda run: tables.audit(run, "tiny-imagenet"),
     "sensitivity-tiny-imagenet": lambda run: tables.sensitivity(run, "tiny-imagenet"),

@@ -10,10 +10,12 @@ from tqdm import tqdm
 from transformers import ViTConfig, ViTForImageClassification
 
 from gmar_utils import METHODS, explain, explain_many, metrics, trace
+from gmar_utils.capture.layout import blocks
 from gmar_utils.evaluation import DEFAULT_METHODS
 from gmar_utils.evaluation.provenance import weights_sha256
 from gmar_utils.evaluation.summary import interval
 from gmar_utils.methods.weighting import head_weights
+from gmar_utils.trustcard.measures import outliers
 
 from .. import samples
 from .work import (
@@ -169,6 +171,29 @@ def classes(run):
     rows = pd.concat(parts)
     run.rows("classes", rows)
     run.save("classes", compared(rows, None), vit, started, data=ABOUT_TINY, images=len(records))
+
+
+def artefacts(run):
+    """Is a map's highest patch an artefact? Two kinds are known: patches whose token has an outlying norm when it enters
+    the last block, and attention sinks, here the patch that the tokens of the first layer look at most."""
+    started, vit = time.perf_counter(), bundled(224, 224)
+    records, parts, caught = sample(tiny_imagenet(), run.images(100)), [], []
+    hook = blocks(vit.model)[-1].register_forward_pre_hook(lambda module, args: caught.append(args[0].detach()))
+    for start, pixels in batches(vit, records, 10):
+        caught.clear()
+        seen = trace(vit.model, pixels, gradients=False)
+        outlying = torch.stack([outliers(n) for n in caught[0].norm(dim=-1)[:, seen.prefix_tokens :]])
+        looked_at = seen.attentions[0].mean((1, 2))[:, seen.prefix_tokens :]
+        most, sink = looked_at.amax(1) / looked_at.median(1).values, looked_at.argmax(1)
+        parts.append(rows_of(start, "(model)", "outlying_norms", outlying.sum(1)))
+        parts.append(rows_of(start, "(model)", "sink_over_median", most))
+        for label, maps in explain_many(vit.model, pixels, bound(DEFAULT_METHODS), upsample=False).items():
+            top = maps.flatten(1).argmax(1)
+            on_outlier = 100.0 * outlying.gather(1, top[:, None])[:, 0]
+            parts.append(rows_of(start, label, "top_has_outlying_norm", on_outlier))
+            parts.append(rows_of(start, label, "top_is_first_sink", 100.0 * (top == sink)))
+    hook.remove()
+    run.save("artefacts", compared(pd.concat(parts), None), vit, started, data=ABOUT_TINY, images=len(records))
 
 
 NAMES = {"cat": (30, 31, 32), "coffee": (193,), "rocket": (137,)}  # domestic cats; espresso; projectile
