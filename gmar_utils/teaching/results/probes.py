@@ -174,8 +174,8 @@ def classes(run):
 
 
 def artefacts(run):
-    """Is a map's highest patch an artefact? Two kinds are known: patches whose token has an outlying norm when it enters
-    the last block, and attention sinks, here the patch that the tokens of the first layer look at most."""
+    """Is a map's highest patch an artefact? Two kinds are known: a token that enters the last block with an outlying
+    norm, and an attention sink, here the patch that the tokens of the first layer look at most."""
     started, vit = time.perf_counter(), bundled(224, 224)
     records, parts, caught = sample(tiny_imagenet(), run.images(100)), [], []
     hook = blocks(vit.model)[-1].register_forward_pre_hook(lambda module, args: caught.append(args[0].detach()))
