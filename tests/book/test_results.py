@@ -40,7 +40,7 @@ def test_a_table_belongs_to_the_bundled_weights(name):
     if "weights_sha256" not in about:
         assert name == "claims" or "model" not in about
         return
-    model = about.get("model", "vit-tiny-imagenet")
+    model = about.get("model", "vit-small-tiny-imagenet")
     weights = (ROOT / f"gmar_utils/checkpoints/{model}/model.safetensors").read_bytes()
     assert about["weights_sha256"] == hashlib.sha256(weights).hexdigest(), f"{name}: run make.py {name} again"
 
