@@ -304,7 +304,7 @@ def test_real_pairs():
 
 
 def test_the_books_pictures_show_what_the_book_says():
-    """The model of photographs names the espresso and the cat among its first two, vit-shapes both shapes of its scene."""
+    """The model of photographs names the espresso and the cat first, vit-shapes both shapes of its scene."""
     picture, (scene, masks) = samples.cat_and_coffee(), samples.star_and_cross()
     wide = load_model("vit-small-tiny-imagenet", image_size=(224, 336))
     assert picture.size == (450, 300)
