@@ -120,3 +120,20 @@ def plot():
         ax.axvline(question.bar(table.set_index("method")), color="0.5", lw=1, ls=":")
         ax.set_title("more is better →" if question.sign > 0 else "← less is better", fontsize=8)
     return axes
+
+
+def title(label):
+    """A method's name in prose; the library's own default of it where there are variants."""
+    name, options = DEFAULT_METHODS.get(label, (label, {}))
+    return METHODS[name].title + (f" ({', '.join(map(str, options.values()))})" if options else "")
+
+
+def sentence():
+    """The book's answer in one sentence: the most faithful map, GMAR's, rollout's and a random one."""
+    table = rows("tiny-imagenet", "srg").set_index("method")
+    best, score = table["mean"].idxmax(), table["mean"]
+    return (
+        f"**The answer, on {table['images'].max()} photographs:** the map that separates best what this model used "
+        f"from what it did not is **{title(best)}**, with an SRG of {score[best]:.0f}. GMAR reaches "
+        f"{score['gmar-l1-paper']:.0f}, attention rollout {score['rollout']:.0f}, a random map {score['random']:.0f}."
+    )
