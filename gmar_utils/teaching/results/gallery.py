@@ -1,20 +1,24 @@
 """The gallery: pictures that need no download, each under every method, made once and kept as patch scores."""
 
+import base64
+import html
+import io
 import time
 
 import numpy as np
 import pandas as pd
 import torch
+from IPython.display import HTML
 from PIL import Image
 
-from gmar_utils import METHODS, data, explain, load_model, probability
+from gmar_utils import METHODS, data, explain_many, load_model, probability, viz
 
 from .. import samples
 from . import RESULTS
 from .work import MODEL, SEED
 
-#: Every method; Occlusion with larger squares than its default, as it asks for a forward pass for each.
-OPTIONS = {name: {"size": 3} if name == "occlusion" else {} for name in METHODS if name not in ("random", "center")}
+#: Every method that one trace can answer. Occlusion asks for a forward pass for each square, and is left out.
+SHOWN = [name for name in METHODS if name not in ("occlusion", "random", "center")]
 PATCHES = 256  # about so many: as a square of 224 pixels has them
 MAPS = RESULTS / "gallery.npz"
 
@@ -112,16 +116,17 @@ def answer(picture):
     classes = [vit.class_id(k) for k in asked] if asked else [int(said["class_id"])]
     with torch.inference_mode():
         logits = vit.model(pixels).logits
-    lines, maps = [], {method: [] for method in OPTIONS}
+    lines, maps = [], {}
     for k in classes:
         p = probability(vit.model, logits, torch.tensor([k])).item()
         lines.append(
             {"picture": picture, "class": vit.label(k), "probability": p, "says": said["label"], "model": name}
         )
-        for method, options in OPTIONS.items():
-            signed = {"signed": True} if METHODS[method].signed else {}
-            maps[method].append(explain(vit.model, pixels, method, k, upsample=False, **signed, **options)[0])
-    return lines, {method: torch.stack(m).numpy() for method, m in maps.items()}
+    many = pixels.expand(len(classes), -1, -1, -1)
+    for signed in (False, True):
+        chosen = {m: m for m in SHOWN if METHODS[m].signed == signed}
+        maps |= explain_many(vit.model, many, chosen, classes, upsample=False, signed=signed)
+    return lines, {method: maps[method].numpy() for method in SHOWN}
 
 
 def coded(maps):
@@ -141,10 +146,55 @@ def gallery(run):
             np.savez(scores, **maps)
         lines.append(pd.read_csv(table))
         with np.load(scores) as maps:
-            kept |= {f"{picture}/{m}": coded(maps[m]) for m in OPTIONS}
+            kept |= {f"{picture}/{m}": coded(maps[m]) for m in SHOWN}
     np.savez_compressed(run.out / MAPS.name, **kept)
     about = {
         "data": "photos of scikit-image and scikit-learn, put together, and generated scenes",
         "images": len(lines),
     }
     run.save("gallery", pd.concat(lines), load_model(MODEL, device="cpu"), started, **about)
+
+
+def stored(picture):
+    """What the job kept of a picture: its lines of the table, and {method: (classes, R, C) in [−1, 1]}."""
+    table = pd.read_csv(MAPS.with_suffix(".csv"))
+    with np.load(MAPS) as kept:
+        return table[table["picture"] == picture], {m: kept[f"{picture}/{m}"] / np.float32(127) for m in SHOWN}
+
+
+STYLE = """<style>
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); 
+  gap: 0.4rem; margin: 0.3rem 0 1rem }
+.bd-article .gallery details:not(.toggle-details),
+.gallery details { border: 0; margin: 0; padding: 0; background: none }
+.gallery summary { list-style: none; cursor: zoom-in; font-size: 0.8rem; font-weight: 400; line-height: 1.25 }
+.gallery summary::-webkit-details-marker { display: none }
+.gallery img { width: 100%; display: block; border-radius: 3px }
+.gallery details[open] { grid-column: 1 / -1 } .gallery details[open] summary { cursor: zoom-out }
+.gallery details[open] img { max-width: 34rem }
+</style>"""
+
+
+def show(picture, sentence=""):
+    """A picture of the gallery as HTML: a row for each class, the photo and its maps; a press enlarges one."""
+    table, maps = stored(picture)
+    photo = PICTURES[picture][0]()
+    parts = [f"<p><strong>{picture.capitalize()}.</strong> {html.escape(sentence)}</p>"]
+    for i, line in enumerate(table.itertuples()):
+        label, chance = line[2], line.probability
+        said = f"Why {viz.heading(label, chance)}?" if 100 * chance >= 1 else f"Why {label}? below 1 %"
+        cells = [_cell(photo, f"{picture}, as the model sees it", f"<strong>{html.escape(said)}</strong>")]
+        for method, found in maps.items():
+            signed = METHODS[method].signed
+            alt = viz.caption(found[i], method, label, chance, **({"signed": True} if signed else {})).alt
+            cells.append(_cell(viz.blend(photo, found[i], signed=signed), alt, METHODS[method].title))
+        parts.append(f'<div class="gallery">{"".join(cells)}</div>')
+    return HTML(STYLE + "".join(parts))
+
+
+def _cell(picture, alt, title):
+    small, file = picture.convert("RGB"), io.BytesIO()
+    small.thumbnail((300, 300))
+    small.save(file, "WEBP", quality=60)
+    source = "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+    return f'<details><summary><img src="{source}" alt="{html.escape(alt)}">{title}</summary></details>'
