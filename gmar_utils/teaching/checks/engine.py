@@ -69,7 +69,8 @@ def report(name: str = "anonymous", of: int | None = None) -> str:
 
     The hash finds slips of copying, not cheats: whoever reads this file can compute it."""
     tried = " ".join(f"{k}={int(v)}" for k, v in sorted(_results.items())) or "none"
-    line = f"{name.replace('|', '/').strip() or 'anonymous'} | {sum(_results.values())} of {of or len(EXERCISES)} | {tried}"
+    solved = f"{sum(_results.values())} of {of or len(EXERCISES)}"
+    line = f"{name.replace('|', '/').strip() or 'anonymous'} | {solved} | {tried}"
     line = f"{line} | {_hash(line)}"
     print(line)
     return line

@@ -163,7 +163,7 @@ def stored(picture):
 
 
 STYLE = """<style>
-.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); 
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr));
   gap: 0.4rem; margin: 0.3rem 0 1rem }
 .bd-article .gallery details:not(.toggle-details),
 .gallery details { border: 0; margin: 0; padding: 0; background: none }
