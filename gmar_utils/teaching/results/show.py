@@ -175,19 +175,21 @@ OUTCOMES = {HOLDS: "better", SAME: "no difference that matters", OPEN: "cannot b
 # The verdict on the head weights: its words stand on several pages, and a test compares them with this table ----------
 
 ASKED = {  # question: (tables, metrics); GMAR minus itself at equal weights, paired over pictures
-    "faithful, on photos": (("tiny-imagenet",), ("average_drop", "average_drop_top", "insertion", "deletion")),
+    "faithful, on photos": (("tiny-imagenet",), ("average_drop", "average_drop_top", "insertion", "deletion", "srg")),
     "in the object's box, on photos": (("tiny-imagenet",), ("pointing_game", "energy_in_box")),
+    "on the object, on photos": (("voc2012",), ("average_precision",)),
     "on the object, on drawn shapes": (("shapes", "shapes-two"), ("average_precision",)),
 }
 
 
-def balance():
-    """What head weights buy: for each question, the verdicts of all GMAR variants on their paired intervals, and the
-    largest difference."""
+def balance(norms=("l1", "l2")):
+    """What head weights buy: for each question, the verdicts of the GMAR variants with these norms on their paired
+    intervals, and the largest difference."""
     lines = []
     for question, (names, metrics) in ASKED.items():
         table = pd.concat([read(name) for name in names])
-        table = table[table["twin"].notna() & table["metric"].isin(metrics)]
+        asked = table["method"].str.split("-").str[1].isin(norms) & table["metric"].isin(metrics)
+        table = table[asked & table["twin"].notna()]
         sign = table["metric"].map(lambda m: COLUMNS[m][1])
         ends = pd.concat([table["difference_low"] * sign, table["difference_high"] * sign], axis=1)
         said = [
