@@ -68,4 +68,4 @@ def cards(run):
         said = card.recommendation
         found.append(card.frame().assign(card=name, show=said.show, recommendation=said.sentence))
     data = "scikit-image's photos, cuts and composites of them"
-    run.save("cards", pd.concat(found), vit, started, data=data, photos=len(shown), image_size=SIZE, quick=True)
+    run.save("cards", pd.concat(found), vit, started, data=data, images=len(shown), image_size=SIZE, quick=True)
