@@ -12,7 +12,7 @@ import pandas as pd
 
 from gmar_utils.evaluation.summary import interval
 
-from . import cards, probes, tables
+from . import probes, tables, trustcards
 from .claims import CLAIMS, ENOUGH, OPEN, overall, verdict
 from .work import Run
 
@@ -65,7 +65,7 @@ JOBS = {
     "heads": probes.heads,
     "randomization": probes.randomization,
     "cost": probes.cost,
-    "cards": cards.cards,
+    "trust-cards": trustcards.cards,
     "audit-tiny-imagenet": lambda run: tables.audit(run, "tiny-imagenet"),
     "sensitivity-tiny-imagenet": lambda run: tables.sensitivity(run, "tiny-imagenet"),
     "audit-shapes": lambda run: tables.audit(run, "shapes"),

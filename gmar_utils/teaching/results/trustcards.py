@@ -1,4 +1,4 @@
-"""The job `cards`: the trust cards of the page 'Your own model', of the bundled model and of a broken copy of it."""
+"""The job `trust-cards`: the trust cards of the page 'Your own model', of the bundled model and of a broken copy of it."""
 
 import copy
 import time
@@ -63,9 +63,9 @@ def cards(run):
     shown = dict(list(photos().items())[: run.most])
     for name, model in (("bundled", vit), ("broken", broken(vit))):
         methods = None if name == "bundled" else ["gmar", "legrad", "grad-cam"]  # enough to see the warning
-        card = trust(model, shown, LABELS, methods=methods, quick=True, book="../..", work=run.work / "cards" / name)
+        card = trust(model, shown, LABELS, methods=methods, quick=True, book="../..", work=run.work / "trust-cards" / name)
         card.save(out / f"{name}.html")
         said = card.recommendation
         found.append(card.frame().assign(card=name, show=said.show, recommendation=said.sentence))
     data = "scikit-image's photos, cuts and composites of them"
-    run.save("cards", pd.concat(found), vit, started, data=data, images=len(shown), image_size=SIZE, quick=True)
+    run.save("trust-cards", pd.concat(found), vit, started, data=data, images=len(shown), image_size=SIZE, quick=True)

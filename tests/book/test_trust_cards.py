@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from gmar_utils.teaching.results import cards
+from gmar_utils.teaching.results import trustcards as cards
 
 ROOT = Path(__file__).parents[2]
-LIGHTS = pd.read_csv(ROOT / "book/results/cards.csv").set_index("card")
+LIGHTS = pd.read_csv(ROOT / "book/results/trust-cards.csv").set_index("card")
 WEIGHTS = ROOT / f"gmar_utils/checkpoints/{cards.MODEL}/model.safetensors"
 
 
@@ -35,7 +35,7 @@ def test_a_card_is_one_page_that_says_what_the_table_says(name):
 
 def test_the_cards_belong_to_the_bundled_weights():
     found = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
-    assert json.loads((ROOT / "book/results/cards.json").read_text())["weights_sha256"] == found
+    assert json.loads((ROOT / "book/results/trust-cards.json").read_text())["weights_sha256"] == found
     assert found[:16] in page("bundled") and found[:16] not in page("broken")
 
 
