@@ -44,12 +44,19 @@ def test_the_verdict_is_what_the_paired_tables_say():
 
 
 def test_the_balance_counts_the_intervals(monkeypatch):
-    lines = [("insertion", 1, 2), ("insertion", -2, -1), ("deletion", 1, 2), ("deletion", -1, 1), ("iou", 5, 9)]
+    lines = [("insertion", 1, 2), ("insertion", -2, -1), ("deletion", 1, 2), ("deletion", -1, 1)]
+    lines += [("insertion", -0.5, 0.9), ("iou", 5, 9)]
     table = pd.DataFrame(lines, columns=["metric", "difference_low", "difference_high"])
-    table = table.assign(twin="b", difference=(table["difference_low"] + table["difference_high"]) / 2)
+    table = table.assign(
+        method="gmar-l1-paper",
+        images=200,
+        twin="b",
+        difference=(table["difference_low"] + table["difference_high"]) / 2,
+    )
     monkeypatch.setattr(show, "read", lambda name: table)
     monkeypatch.setattr(show, "ASKED", {"q": (("t",), ("insertion", "deletion"))})
-    assert show.balance().loc["q", ["better", "cannot be told", "worse"]].tolist() == [1, 1, 2]
+    outcomes = ["better", "no difference that matters", "cannot be told", "worse"]
+    assert show.balance().loc["q", outcomes].tolist() == [1, 1, 1, 2]
 
 
 # --- single statements ------------------------------------------------------------------------------------------------
