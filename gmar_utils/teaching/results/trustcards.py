@@ -1,4 +1,4 @@
-"""The job `trust-cards`: the trust cards of the page 'Your own model', of the bundled model and of a broken copy of it."""
+"""The job `trust-cards`: two cards for the page 'Your own model', of the bundled model and of a broken copy of it."""
 
 import copy
 import time
@@ -12,9 +12,9 @@ from gmar_utils.capture.layout import blocks
 
 from .. import samples
 from . import RESULTS
+from .work import MODEL, PIXELS
 
 CARDS = RESULTS.parent / "assets/cards"  # copied into the book's _static, two folders below its pages
-MODEL, SIZE = "vit-small-tiny-imagenet", 112
 
 
 def photos():
@@ -57,15 +57,16 @@ def broken(vit: Vit) -> Vit:
 def cards(run):
     """Both cards as pages, and their lights as a table."""
     started, found = time.perf_counter(), []
-    vit = load_model(MODEL, image_size=SIZE, device="cpu")
+    vit = load_model(MODEL, image_size=PIXELS, device="cpu")
     out = run.out if run.small else CARDS
     out.mkdir(parents=True, exist_ok=True)
     shown = dict(list(photos().items())[: run.most])
-    for name, model in (("bundled", vit), ("broken", broken(vit))):
-        methods = None if name == "bundled" else ["gmar", "legrad", "grad-cam"]  # enough to see the warning
-        card = trust(model, shown, LABELS, methods=methods, quick=True, book="../..", work=run.work / "trust-cards" / name)
+    few = ["gmar", "legrad", "grad-cam"]  # enough to see the warning
+    for name, model, methods in (("bundled", vit, None), ("broken", broken(vit), few)):
+        work = run.work / "trust-cards" / name
+        card = trust(model, shown, LABELS, methods=methods, quick=True, book="../..", work=work)
         card.save(out / f"{name}.html")
         said = card.recommendation
         found.append(card.frame().assign(card=name, show=said.show, recommendation=said.sentence))
     data = "scikit-image's photos, cuts and composites of them"
-    run.save("trust-cards", pd.concat(found), vit, started, data=data, images=len(shown), image_size=SIZE, quick=True)
+    run.save("trust-cards", pd.concat(found), vit, started, data=data, images=len(shown), image_size=PIXELS, quick=True)
