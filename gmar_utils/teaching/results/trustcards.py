@@ -40,9 +40,6 @@ def photos():
     }
 
 
-LABELS = {name: "tabby" if name.startswith("cat") else "espresso" for name in photos() if name[:3] in ("cat", "cof")}
-
-
 def broken(vit: Vit) -> Vit:
     """The model with a last block of random weights."""
     model = copy.deepcopy(vit.model)
@@ -61,10 +58,11 @@ def cards(run):
     out = run.out if run.small else CARDS
     out.mkdir(parents=True, exist_ok=True)
     shown = dict(list(photos().items())[: run.most])
+    labels = {k: "tabby" if k.startswith("cat") else "espresso" for k in shown if k.startswith(("cat", "coffee"))}
     few = ["gmar", "legrad", "grad-cam"]  # enough to see the warning
     for name, model, methods in (("bundled", vit, None), ("broken", broken(vit), few)):
         work = run.work / "trust-cards" / name
-        card = trust(model, shown, LABELS, methods=methods, quick=True, book="../..", work=work)
+        card = trust(model, shown, labels, methods=methods, quick=True, book="../..", work=work)
         card.save(out / f"{name}.html")
         said = card.recommendation
         found.append(card.frame().assign(card=name, show=said.show, recommendation=said.sentence))
