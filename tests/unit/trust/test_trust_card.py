@@ -14,7 +14,7 @@ from PIL import Image
 from planted import cornered, ignoring, noise_method, photos, sound, untrained, vit_of
 
 import gmar_utils
-from gmar_utils import load_model, metrics, trust
+from gmar_utils import METHODS, load_model, metrics, trust
 from gmar_utils.trustcard import health, measures
 from gmar_utils.trustcard.photos import read_photos
 
@@ -236,6 +236,19 @@ def test_heads_of_every_kind(labels, kind):
     trained = next((x for x in found.model if x.check == "last-block"), None)
     assert trained is None or (trained.colour == "none") == (kind == "regression")
     assert found.html.count("<article") == 6
+
+
+def test_all_methods_and_all_steps():
+    model = build("vit", labels=3)
+    vit = load_model(model, mean=[0.5] * 3, std=[0.5] * 3, size=32, device="cpu")
+    found = trust(vit, photos(0, 1)[0], progress=False)
+    judged = {k for k, m in found.methods.items() if not m.reference}
+    assert (
+        judged
+        == set(METHODS) - set(measures.REFERENCES)
+        == set(found.results[0]["faithful"]["srg"]) - {*measures.REFERENCES}
+    )
+    assert not found.problems and found.provenance["protocol"]["steps"] is None
 
 
 def test_a_method_that_fails_is_named_and_the_others_judged():
