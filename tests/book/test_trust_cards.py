@@ -45,7 +45,7 @@ def test_the_broken_model_is_warned_of_and_the_sound_one_is_not():
     assert "red" not in set(of_model["bundled"])
     said = LIGHTS.loc["broken"].iloc[0]
     assert pd.isna(said["show"]) and said["recommendation"].startswith("Show no map of this model")
-    assert "No map is recommended" in page("broken")
+    assert "Show no map</p>" in page("broken") and "Show no map</p>" not in page("bundled")
 
 
 def test_all_maps_of_the_quick_card_are_judged():
