@@ -12,7 +12,7 @@ import pandas as pd
 
 from gmar_utils.evaluation.summary import interval
 
-from . import RESULTS, gallery, probes, tables
+from . import RESULTS, gallery, probes, tables, trustcards
 from .claims import CLAIMS, ENOUGH, OPEN, needed, overall, verdict
 from .work import FIELD, Run
 
@@ -80,6 +80,7 @@ JOBS = {
     "randomization": probes.randomization,
     "artefacts": probes.artefacts,
     "cost": probes.cost,
+    "trust-cards": trustcards.cards,
     "audit-tiny-imagenet": lambda run: tables.audit(run, "tiny-imagenet"),
     "sensitivity-tiny-imagenet": lambda run: tables.sensitivity(run, "tiny-imagenet"),
     "audit-shapes": lambda run: tables.audit(run, "shapes"),
