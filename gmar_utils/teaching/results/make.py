@@ -12,7 +12,7 @@ import pandas as pd
 
 from gmar_utils.evaluation.summary import interval
 
-from . import RESULTS, gallery, probes, tables, trustcards
+from . import RESULTS, cues, gallery, probes, tables, trustcards
 from .claims import CLAIMS, ENOUGH, OPEN, needed, overall, verdict
 from .work import FIELD, Run
 
@@ -86,6 +86,7 @@ JOBS = {
     "audit-shapes": lambda run: tables.audit(run, "shapes"),
     "sensitivity-shapes": lambda run: tables.sensitivity(run, "shapes"),
     "gallery": gallery.gallery,
+    "words": cues.table,
     "claims": claims,
 }
 
