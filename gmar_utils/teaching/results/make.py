@@ -85,7 +85,7 @@ JOBS = {
     "sensitivity-tiny-imagenet": lambda run: tables.sensitivity(run, "tiny-imagenet"),
     "audit-shapes": lambda run: tables.audit(run, "shapes"),
     "sensitivity-shapes": lambda run: tables.sensitivity(run, "shapes"),
-    "gallery": gallery.gallery,
+    "gallery": gallery.table,
     "words": cues.table,
     "claims": claims,
 }
