@@ -8,6 +8,7 @@ maps of a block come from one trace where they share it; the metrics' forwards t
 import importlib.util
 import json
 import time
+import warnings
 import zlib
 from dataclasses import replace
 from functools import partial
@@ -64,7 +65,8 @@ def evaluate(
             them, each asked about twice. Records with the same "photo" are drawn together by the bootstrap; without
             that field each record counts for itself.
         methods: labels of `DEFAULT_METHODS` and names of METHODS, or {label: name, (name, options), or a function
-            of a trace, such as a functools.partial}. Default: `DEFAULT_METHODS`.
+            of a trace, such as a functools.partial}. Default: `DEFAULT_METHODS`, without those that cannot read this
+            model; a warning names them.
         metrics: names of `METRICS`. Default: what the records allow.
         out: a folder; None keeps everything in memory.
         protocol: options of the metrics that differ from `measures.OPTIONS`.
@@ -99,12 +101,18 @@ def evaluate(
     if are_pairs(data[int(chosen[0])]):
         record_of, chosen = partial(question, data), (2 * chosen[:, None] + np.arange(2)).ravel()
     first = record_of(int(chosen[0]))
-    methods, metrics = specified(methods), checked_metrics(metrics, set(first))
-    options, maps_of = checked_options(protocol, set(first)), functions(methods, seed)
-    pixel_values = vit.preprocess([first["image"]])
+    methods, given = specified(methods), methods
+    metrics, options = checked_metrics(metrics, set(first)), checked_options(protocol, set(first))
+    maps_of, pixel_values = functions(methods, seed), vit.preprocess([first["image"]])
     with evaluating(vit.model, pixel_values, precision) as found:
         common = {"batch_size": batch_size, "precision": precision, "seed": seed}
-    _try(vit, pixel_values, maps_of, options)
+    refused = _try(vit, pixel_values, maps_of, options)
+    if refused and (given is not None or len(refused) == len(methods)):
+        label, error = next(iter(refused.items()))
+        raise ValueError(f"method {label!r} failed on the first image: {error}") from error
+    for label, error in refused.items():
+        warnings.warn(f"Left out: {label}, which failed on the first image: {error}", stacklevel=2)
+        del methods[label], maps_of[label]
     settings = described(
         {
             "gmar_utils": __version__,
@@ -176,14 +184,17 @@ def evaluate(
 
 
 def _try(vit, pixel_values, maps_of, options):
-    """One image through every method: what cannot work is refused before anything runs."""
+    """{label: error} of the methods that fail on one image: what cannot work is known before anything runs."""
+    failed, scores = {}, None
     for label, function in maps_of.items():
         try:
             scores = _scores(vit, pixel_values, {label: function}, None)[label]
         except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(f"method {label!r} failed on the first image: {error}") from error
-    units = scores[0].numel() if options["unit"] == "patch" else pixel_values[0, 0].numel()
-    step_count(options["steps"], options["unit"], units)
+            failed[label] = error
+    if scores is not None:
+        units = scores[0].numel() if options["unit"] == "patch" else pixel_values[0, 0].numel()
+        step_count(options["steps"], options["unit"], units)
+    return failed
 
 
 def _scores(vit, pixel_values, maps_of, target):

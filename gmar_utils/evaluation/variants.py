@@ -24,7 +24,11 @@ DEFAULT_METHODS = {
     "gmar-l2-report": ("gmar", {"norm": "l2", "variant": "report"}),
     "gmar-l1-output-first": ("gmar", {"norm": "l1", "variant": "output-first"}),
     "gmar-l2-output-first": ("gmar", {"norm": "l2", "variant": "output-first"}),
-    **{name: (name, {}) for name in ("legrad", "chefer", "attention", "random", "center")},
+    "gmar-bth-output-first": ("gmar", {"norm": "bth", "variant": "output-first"}),
+    "libra": ("libra", {}),
+    "libra-input": ("libra", {"layers": "input"}),
+    "libra-upper": ("libra", {"layers": "upper"}),
+    **{name: (name, {}) for name in ("legrad", "chefer", "attnlrp", "cdam", "attention", "random", "center")},
 }
 # label: the same map with every head counted alike. What the head weights buy is the difference between the two.
 TWINS = {
@@ -34,6 +38,7 @@ TWINS = {
     "gmar-l2-report": "rollout-report",
     "gmar-l1-output-first": "rollout",
     "gmar-l2-output-first": "rollout",
+    "gmar-bth-output-first": "rollout",
 }
 
 

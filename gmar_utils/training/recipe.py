@@ -145,6 +145,7 @@ RECIPES = {
         ema=0.995,
     ),
     # From random weights a ViT stays at chance here for thousands of steps; three trained layers know edges already.
+    # They come from a folder of this name, which `gmar finetune --recipe scratch --out vit-tiny-imagenet` makes.
     "shapes": Recipe(
         data="shapes",
         init="vit-tiny-imagenet",

@@ -40,7 +40,7 @@ def test_a_table_belongs_to_the_bundled_weights(name):
     if "weights_sha256" not in about:
         assert name == "claims" or "model" not in about
         return
-    model = about.get("model", "vit-tiny-imagenet")
+    model = about.get("model", "vit-small-tiny-imagenet")
     weights = (ROOT / f"gmar_utils/checkpoints/{model}/model.safetensors").read_bytes()
     assert about["weights_sha256"] == hashlib.sha256(weights).hexdigest(), f"{name}: run make.py {name} again"
 
@@ -61,11 +61,11 @@ def test_the_verdicts_follow_from_the_intervals():
     table = pd.read_csv(RESULTS / "claims.csv")
     assert set(table["claim"]) == set(claims.CLAIMS)
     for row in table.itertuples():
-        assert row.verdict == claims.verdict(row.low, row.high, row.threshold, row.images), row
+        assert row.verdict == claims.verdict(row.low, row.high, row.threshold, row.images, row.margin), row
         assert not row.images or row.low <= row.mean <= row.high
     for name, part in table.groupby("claim"):
         assert len(part) == len(claims.CLAIMS[name].parts)
-        assert set(part["claim_verdict"]) == {claims.overall(part["verdict"])}
+        assert set(part["claim_verdict"]) == {claims.overall(list(part["verdict"]))}
 
 
 def test_the_claims_agree_with_the_tables():
@@ -85,25 +85,51 @@ def test_the_claims_agree_with_the_tables():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "threshold", "images", "expected"),
+    ("low", "high", "threshold", "images", "margin", "expected"),
     [
-        (0.1, 2, 0, 1000, claims.HOLDS),
-        (-2, -0.1, 0, 1000, claims.NOT),
-        (-1, 1, 0, 1000, claims.OPEN),
-        (0.1, 1, 1.8, 1000, claims.NOT),
-        (0.1, 2, 0, 99, claims.OPEN),
-        (np.nan, np.nan, 0, 0, claims.OPEN),
-        (0, 0, 0, 1000, claims.OPEN),
+        (0.1, 2, 0, 1000, 0, claims.HOLDS),
+        (-2, -0.1, 0, 1000, 0, claims.NOT),
+        (-1, 1, 0, 1000, 0, claims.OPEN),
+        (0.1, 1, 1.8, 1000, 0, claims.NOT),
+        (0.1, 2, 0, 99, 0, claims.OPEN),
+        (np.nan, np.nan, 0, 0, 0, claims.OPEN),
+        (0, 0, 0, 1000, 0, claims.OPEN),
+        (0.1, 2, 0, 1000, 1, claims.HOLDS),
+        (-2, -0.1, 0, 1000, 1, claims.NOT),
+        (-0.9, 0.9, 0, 1000, 1, claims.SAME),
+        (0.1, 0.9, 0, 1000, 1, claims.SAME),
+        (-0.9, -0.1, 0, 1000, 1, claims.SAME),
+        (-1.1, 0.9, 0, 1000, 1, claims.OPEN),
+        (-0.9, 0.9, 0, 99, 1, claims.OPEN),
+        (0, 0, 0, 1000, 1, claims.SAME),
     ],
 )
-def test_verdict(low, high, threshold, images, expected):
-    assert claims.verdict(low, high, threshold, images) == expected
+def test_verdict(low, high, threshold, images, margin, expected):
+    assert claims.verdict(low, high, threshold, images, margin) == expected
+
+
+@pytest.mark.parametrize(
+    ("mean", "low", "high", "images", "margin", "expected"),
+    [
+        (1.0, -1.0, 3.0, 100, 0, 400),  # half an interval is 2 and must be 1
+        (0.2, -1.4, 1.8, 400, 1.0, 1600),  # 1.6 must become 0.8, so that it lies inside the margin
+        (0.9, -0.3, 2.1, 400, 1.0, 712),  # 1.2 must become 0.9
+        (1.0, -0.1, 2.1, 50, 0, 100),  # never fewer than a verdict needs
+        (0.0, -1.0, 1.0, 100, 0, None),
+        (np.nan, np.nan, np.nan, 0, 1.0, None),
+    ],
+)
+def test_how_many_images_would_decide(mean, low, high, images, margin, expected):
+    assert claims.needed(mean, low, high, 0.0, images, margin) == expected
 
 
 def test_a_claim_holds_only_as_a_whole():
     assert claims.overall([claims.HOLDS, claims.HOLDS]) == claims.HOLDS
     assert claims.overall([claims.HOLDS, claims.OPEN]) == claims.OPEN
     assert claims.overall([claims.HOLDS, claims.OPEN, claims.NOT]) == claims.NOT
+    assert claims.overall([claims.HOLDS, claims.SAME]) == claims.SAME
+    assert claims.overall([claims.SAME, claims.OPEN]) == claims.OPEN
+    assert claims.overall([]) == claims.OPEN
 
 
 def test_a_part_is_positive_where_the_claim_is_right():

@@ -148,7 +148,7 @@ def test_methods_are_labels_names_options_and_functions(vit, records):
 
 def test_every_gmar_variant_of_the_default_set_has_its_twin():
     twins = variants.twins(variants.specified(None))
-    assert twins == variants.TWINS and len(twins) == 6
+    assert twins == variants.TWINS and len(twins) == 7
     defaults = {k: dict(m[1]) for k, m in DEFAULT_METHODS.items()}
     for label, twin in twins.items():
         of_rollout = {"variant": "output-first"} | defaults[twin]

@@ -19,6 +19,7 @@ from gmar_utils import METHODS, explain, explorer, load_model, metrics, trace
 from gmar_utils.explorer import packing, widget
 from gmar_utils.methods.weighting import VARIANTS, head_weights, weighted_rollout
 from gmar_utils.photo import minmax
+from gmar_utils.teaching.samples import cat_and_coffee
 
 L, H, B, N = 3, 4, 2, 10
 
@@ -248,11 +249,12 @@ def test_every_method_that_follows_alpha_starts_as_packed(light):
 
 
 def test_bytes_of_a_photo_of_the_bundled_model():
-    vit = load_model("vit-tiny-imagenet", device="cpu")
-    photo = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)  # noise: the largest JPEG
-    (p,) = explorer.pack(vit, [photo], heads=True)
-    assert p.size <= 600_000
-    assert p.info["error"] <= 0.01
+    vit = load_model("vit-small-tiny-imagenet", image_size=112, device="cpu")
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)  # the largest JPEG
+    p, book = explorer.pack(vit, [noise, cat_and_coffee()], heads=True)
+    assert max(p.size, book.size) <= 600_000
+    assert book.info["error"] <= 0.01  # of the picture that readers see; the worst pixel of noise moves twice as far
+    assert p.info["error"] <= 0.02
     assert p.info["name"] == "photo 1" and p.info["key"] == "0"
 
 

@@ -422,11 +422,12 @@ def test_pictures_of_two_things_share_the_target(tmp_path, coloured):
 
 
 def test_the_first_layers_of_a_trained_model_and_a_new_head():
-    model, processor = starting_point(RECIPES["shapes"], shapes.CLASSES)
-    trained = load_model("vit-tiny-imagenet", device="cpu")
+    recipe = replace(RECIPES["shapes"], init="vit-shapes", layers=2)
+    model, processor = starting_point(recipe, shapes.CLASSES)
+    trained = load_model("vit-shapes", device="cpu")
     before = trained.model.state_dict()
     kept = [k for k in model.state_dict() if ".layers." in k]
-    assert model.config.num_hidden_layers == 3 and len(kept) == 3 * 16
+    assert model.config.num_hidden_layers == 2 and len(kept) == 2 * 16
     assert all(torch.equal(model.state_dict()[k], before[k]) for k in kept)
     assert model.classifier.out_features == len(shapes.CLASSES) and model.config.id2label[0] == "disc"
     assert processor.image_mean == trained.processor.image_mean
@@ -491,7 +492,7 @@ def test_the_card_tells_the_training(tmp_path, coloured):
     assert f"|52|832|16|{watched['top1']}|{watched['top5']}|" in card.replace(" ", "")
 
 
-COMMAND = ["finetune", "--scenes", "40", "--batch-size", "20", "--epochs", "1"]
+COMMAND = ["finetune", "--init", "vit-shapes", "--scenes", "40", "--batch-size", "20", "--epochs", "1"]
 
 
 def test_from_the_command_line(tmp_path, few, capsys):
@@ -507,7 +508,7 @@ def test_from_the_command_line(tmp_path, few, capsys):
     assert main([*measure, "--image-size", "32", "64"]) == 0
     assert [line for line in capsys.readouterr().out.splitlines() if ", 64 px:" in line] == printed
     card = (tmp_path / "vit/README.md").read_text()
-    assert "license: other" in card and "began with the weights of vit-tiny-imagenet" in card
+    assert "license: other" in card and "began with the weights of vit-shapes" in card
     assert "40 images seen in 2 steps" in card
     for other in (["--seed", "1"], ["--epochs", "0.5"], ["--epochs", "2"]):
         before = {p: p.read_bytes() for p in (tmp_path / "vit").rglob("*") if p.is_file()}

@@ -5,8 +5,13 @@ from typing import NamedTuple
 
 from gmar_utils.evaluation.measures import COLUMNS
 
-HOLDS, NOT, OPEN = "holds here", "does not hold here", "cannot be told"
+HOLDS, NOT, SAME = "holds here", "does not hold here", "no difference that matters"
+OPEN = "cannot be told"
 ENOUGH = 100  # images; with fewer no verdict is given
+# Fixed before the tables were made: a smaller difference between two methods does not matter, in points of the metric.
+MARGIN = dict.fromkeys(("average_drop", "average_drop_top", "insertion", "deletion", "srg", "confidence_kept"), 1.0)
+MARGIN |= dict.fromkeys(("average_increase", "average_increase_top", "pointing_game", "energy_in_box"), 2.0)
+MARGIN |= dict.fromkeys(("pixel_accuracy", "iou", "average_precision"), 2.0)
 
 
 class Part(NamedTuple):
@@ -21,6 +26,11 @@ class Part(NamedTuple):
     b: str | None = None
     threshold: float = 0.0
     metric_b: str | None = None
+
+    @property
+    def margin(self):
+        """Of a comparison of two methods; a value against a threshold has none."""
+        return MARGIN.get(self.metric, 0.0) if self.b and not self.threshold else 0.0
 
     @property
     def text(self):
@@ -170,14 +180,25 @@ CLAIMS = {
 }
 
 
-def verdict(low, high, threshold=0.0, images=ENOUGH):
-    """HOLDS where the interval lies above the threshold, NOT where it lies below, else OPEN; OPEN with few images."""
+def verdict(low, high, threshold=0.0, images=ENOUGH, margin=0.0):
+    """SAME where the interval lies inside the margin around the threshold, HOLDS where it lies above the threshold, NOT
+    where it lies below, else OPEN; OPEN with few images."""
     if images < ENOUGH or not (math.isfinite(low) and math.isfinite(high)):
         return OPEN
+    if threshold - margin < low and high < threshold + margin:
+        return SAME
     return HOLDS if low > threshold else NOT if high < threshold else OPEN
+
+
+def needed(mean, low, high, threshold=0.0, images=0, margin=0.0):
+    """About how many images decide an open question, if the mean and the spread stay as they are; None if none can."""
+    distance = abs(mean - threshold)
+    reach = max(distance, margin - distance)  # half an interval may be so long
+    if not images or reach == 0 or not math.isfinite(high - low):
+        return None
+    return max(ENOUGH, math.ceil(images * ((high - low) / 2 / reach) ** 2))
 
 
 def overall(verdicts):
     """A claim with several parts holds if all do, and does not if one does not."""
-    verdicts = set(verdicts)
-    return NOT if NOT in verdicts else OPEN if OPEN in verdicts or not verdicts else HOLDS
+    return next((v for v in (NOT, OPEN, SAME) if v in set(verdicts)), HOLDS if len(verdicts) else OPEN)

@@ -1,6 +1,5 @@
 """Jobs that look at one question each: heads, forgotten weights, classes, cost, photos."""
 
-import functools
 import itertools
 import time
 
@@ -10,22 +9,37 @@ import torch
 from tqdm import tqdm
 from transformers import ViTConfig, ViTForImageClassification
 
-from gmar_utils import METHODS, explain, explain_many, load_model, metrics, trace
+from gmar_utils import METHODS, explain, explain_many, metrics, trace
+from gmar_utils.capture.layout import blocks
 from gmar_utils.evaluation import DEFAULT_METHODS
 from gmar_utils.evaluation.provenance import weights_sha256
 from gmar_utils.evaluation.summary import interval
 from gmar_utils.methods.weighting import head_weights
+from gmar_utils.trustcard.measures import outliers
 
 from .. import samples
-from .work import ABOUT_TINY, SEED, batches, bound, compared, rows_of, sample, tiny_imagenet
+from .work import (
+    ABOUT_TINY,
+    FIELD,
+    MODEL,
+    PIXELS,
+    SEED,
+    batches,
+    bound,
+    bundled,
+    compared,
+    rows_of,
+    sample,
+    tiny_imagenet,
+)
 
 GMAR = {k: m for k, m in DEFAULT_METHODS.items() if k.startswith("gmar")}
 
 
 def heads(run):
     """Head ablation: do the weights differ, and does a weight tell what muting its head does?"""
-    started, vit = time.perf_counter(), load_model("vit-tiny-imagenet")
-    records, rows, curves = sample(tiny_imagenet(), run.images(200)), [], []
+    started, vit = time.perf_counter(), bundled()
+    records, rows, curves = sample(tiny_imagenet(), run.images(100)), [], []
     for start, pixels in batches(vit, records):
         seen = trace(vit.model, pixels)
         effects = metrics.head_effects(vit.model, pixels, seen.target)
@@ -55,12 +69,12 @@ def heads(run):
 
 def randomization(run):
     """Parameter randomisation: how much of a map is left when the weights are drawn anew, from the head down?"""
-    started, vit = time.perf_counter(), load_model("vit-tiny-imagenet")
+    started, vit = time.perf_counter(), bundled()
     records, lines = sample(tiny_imagenet(), run.images(50)), []
     pixels = vit.preprocess(list(records["image"]))
     with torch.no_grad():
         target = vit.model(pixels).logits.argmax(1)
-    for label, method in tqdm(bound(DEFAULT_METHODS).items(), disable=None):
+    for label, method in tqdm(bound(FIELD).items(), disable=None):
 
         def explained(model, pixels, method=method):
             return explain(model, pixels, method, target)
@@ -78,9 +92,9 @@ def cost(run):
     started, rows, tables = time.perf_counter(), [], []
     torch.set_num_threads(1)
     config = ViTConfig(num_labels=1000)  # ViT-B/16 at 224 pixels: its cost does not depend on its weights
-    tiny, base = load_model("vit-tiny-imagenet").model, ViTForImageClassification(config).eval()
+    small, base = bundled().model, ViTForImageClassification(config).eval()
     for name, model, shape, repeats in (
-        ("vit-tiny-imagenet", tiny, (8, 3, 64, 64), 100),
+        (MODEL, small, (8, 3, PIXELS, PIXELS), 20),
         ("ViT-B/16", base, (1, 3, 224, 224), 10),
     ):
         pixels = torch.randn(shape, generator=torch.Generator().manual_seed(SEED))
@@ -102,7 +116,7 @@ def cost(run):
             ratio = interval(wide[label] / wide["forward"])
             space = memory[label] / 2**20, memory[label] / memory["forward"]
             tables.append((name, label, wide[label].median(), *ratio, *space))
-        if model is tiny:
+        if model is small:
             run.rows("cost", found)
     columns = ["model", "method", "ms_per_map", "forwards", "low", "high", "peak_mib", "memory_forwards"]
     run.save(
@@ -110,8 +124,8 @@ def cost(run):
         pd.DataFrame(tables, columns=columns),
         started=started,
         data="random pixels",
-        models="vit-tiny-imagenet: 8 images of 64 × 64; ViT-B/16, random weights: 1 image of 224 × 224",
-        weights_sha256=weights_sha256(load_model("vit-tiny-imagenet")),
+        models=f"{MODEL}: 8 images of {PIXELS} × {PIXELS}; ViT-B/16, random weights: 1 image of 224 × 224",
+        weights_sha256=weights_sha256(bundled()),
     )
 
 
@@ -130,8 +144,8 @@ def peak_memory(function):
 
 def confidence(run):
     """Figure 4: how much of its confidence the model keeps when it sees the image through a map, in percent."""
-    started, vit = time.perf_counter(), load_model("vit-tiny-imagenet")
-    records, methods, parts = sample(tiny_imagenet(), run.images(500)), GMAR | {"rollout": ("rollout", {})}, []
+    started, vit = time.perf_counter(), bundled()
+    records, methods, parts = sample(tiny_imagenet(), run.images(300)), GMAR | {"rollout": ("rollout", {})}, []
     for start, pixels in batches(vit, records):
         for label, maps in explain_many(vit.model, pixels, bound(methods), upsample=False).items():
             seen = metrics.masked_scores(vit.model, pixels, maps)
@@ -143,8 +157,8 @@ def confidence(run):
 
 def classes(run):
     """Does the map change with the class? Predicted class against the runner-up and the least probable class."""
-    started, vit = time.perf_counter(), load_model("vit-tiny-imagenet")
-    records, methods, parts = sample(tiny_imagenet(), run.images(200)), DEFAULT_METHODS, []
+    started, vit = time.perf_counter(), bundled()
+    records, methods, parts = sample(tiny_imagenet(), run.images(100)), FIELD, []
     for start, pixels in batches(vit, records):
         with torch.no_grad():
             order = vit.model(pixels).logits.argsort(1, descending=True)
@@ -159,8 +173,31 @@ def classes(run):
     run.save("classes", compared(rows, None), vit, started, data=ABOUT_TINY, images=len(records))
 
 
+def artefacts(run):
+    """Is a map's highest patch an artefact? Two kinds are known: a token that enters the last block with an outlying
+    norm, and an attention sink, here the patch that the tokens of the first layer look at most."""
+    started, vit = time.perf_counter(), bundled(224, 224)
+    records, parts, caught = sample(tiny_imagenet(), run.images(100)), [], []
+    hook = blocks(vit.model)[-1].register_forward_pre_hook(lambda module, args: caught.append(args[0].detach()))
+    for start, pixels in batches(vit, records, 10):
+        caught.clear()
+        seen = trace(vit.model, pixels, gradients=False)
+        outlying = torch.stack([outliers(n) for n in caught[0].norm(dim=-1)[:, seen.prefix_tokens :]])
+        looked_at = seen.attentions[0].mean((1, 2))[:, seen.prefix_tokens :]
+        most, sink = looked_at.amax(1) / looked_at.median(1).values, looked_at.argmax(1)
+        parts.append(rows_of(start, "(model)", "outlying_norms", outlying.sum(1)))
+        parts.append(rows_of(start, "(model)", "sink_over_median", most))
+        for label, maps in explain_many(vit.model, pixels, bound(DEFAULT_METHODS), upsample=False).items():
+            top = maps.flatten(1).argmax(1)
+            on_outlier = 100.0 * outlying.gather(1, top[:, None])[:, 0]
+            parts.append(rows_of(start, label, "top_has_outlying_norm", on_outlier))
+            parts.append(rows_of(start, label, "top_is_first_sink", 100.0 * (top == sink)))
+    hook.remove()
+    run.save("artefacts", compared(pd.concat(parts), None), vit, started, data=ABOUT_TINY, images=len(records))
+
+
 NAMES = {"cat": (30, 31, 32), "coffee": (193,), "rocket": (137,)}  # domestic cats; espresso; projectile
-PIXELS = (64, 112, 128)  # of a square, and of the shorter side of the photo's own shape
+SIDES = (112, 168, 224)  # of a square, and of the shorter side of the photo's own shape
 
 
 def photos(run):
@@ -169,13 +206,12 @@ def photos(run):
     shown = {name: (samples.photo(name), NAMES.get(name, ())) for name in samples.PHOTOS}
     for name in ("cat", "coffee"):
         shown[f"cat and coffee: {name}"] = (samples.cat_and_coffee(), NAMES[name])
-    model = functools.cache(lambda *shape: load_model("vit-tiny-imagenet", image_size=shape))
-    for size, keep in itertools.product(PIXELS, (False, True)):
+    for size, keep in itertools.product(SIDES, (False, True)):
         for name, (photo, ids) in shown.items():
-            wide = 8 * round(size * photo.width / photo.height / 8) if keep else size
+            wide = 14 * round(size * photo.width / photo.height / 14) if keep else size
             if keep and wide == size:
                 continue  # a square photo
-            vit = model(size, wide)
+            vit = bundled(size, wide)
             found = vit.predict(photo, top=len(vit.labels))
             order, p = found["class_id"].tolist(), found.set_index("class_id")["probability"]
             line = {

@@ -15,7 +15,7 @@ from gmar_utils.evaluation.measures import COLUMNS
 from gmar_utils.evaluation.summary import title, to_markdown
 
 from . import RESULTS
-from .claims import HOLDS, NOT, OPEN
+from .claims import HOLDS, MARGIN, NOT, OPEN, SAME, verdict
 
 pd.set_option("display.max_colwidth", None, "display.max_rows", 200)
 
@@ -74,10 +74,10 @@ def summary(name, setting=None, metrics=None):
         table, cards = table[table["setting"] == setting].drop(columns="setting"), cards[setting]
     if metrics:
         table = table[table["metric"].isin(metrics)]
-    return Markdown(_unbroken(to_markdown(table, cards)))
+    return Markdown(unbroken(to_markdown(table, cards)))
 
 
-def _unbroken(text):
+def unbroken(text):
     """Intervals that no line break cuts."""
     return re.sub(r"(\[\S+,) (\S+\])", "\\1\u00a0\\2", text)
 
@@ -85,43 +85,12 @@ def _unbroken(text):
 def means(table, rows="method", columns="metric", digits=2, value="mean", low="low", high="high"):
     """Mean [95 % interval] as text, in the order of the table."""
     text = [
-        _unbroken(f"{m:.{digits}f} [{a:.{digits}f}, {b:.{digits}f}]")
+        unbroken(f"{m:.{digits}f} [{a:.{digits}f}, {b:.{digits}f}]")
         for m, a, b in zip(table[value], table[low], table[high], strict=True)
     ]
     wide = table.assign(text=text).pivot(index=rows, columns=columns, values="text")
     wide = wide.loc[table[rows].unique(), table[columns].unique()].fillna("")
     return wide.rename(columns=title).rename_axis(index=None, columns=None)
-
-
-def claims(source):
-    """One line for each claim of a paper: what it says, where, and the verdict."""
-    table = read("claims")
-    table = table[table["source"] == source]
-    grouped = table.groupby("claim", sort=False)
-    lines = grouped.agg(claim_text=("statement", "first"), where=("place", "first"), verdict=("claim_verdict", "first"))
-    lines["images"] = grouped["images"].max()
-    count = grouped["verdict"].agg(lambda v: " / ".join(str((v == k).sum()) for k in (HOLDS, NOT, OPEN)))
-    lines["parts: hold / do not / open"] = count
-    return lines.rename(columns={"claim_text": "claim"}).rename_axis(None).reset_index(drop=True)
-
-
-def parts(source, claim=None):
-    """Every measured difference behind the verdicts, with its interval."""
-    table = read("claims")
-    table = table[(table["source"] == source) & (table["claim"].eq(claim) if claim else True)]
-    text = [
-        _unbroken(f"{r.mean:+.2f} [{r.low:+.2f}, {r.high:+.2f}]") if r.images else "not run"
-        for r in table[["mean", "low", "high", "images"]].itertuples()
-    ]
-    shown = table.assign(difference=text)
-    return shown[["claim", "part", "difference", "images", "verdict"]].reset_index(drop=True)
-
-
-def tally(source):
-    """A sentence: how many claims hold, how many do not, how many cannot be told."""
-    verdicts = claims(source)["verdict"]
-    count = {k: int((verdicts == k).sum()) for k in (HOLDS, NOT, OPEN)}
-    print(f"{len(verdicts)} claims: {count[HOLDS]} hold here, {count[NOT]} do not, {count[OPEN]} cannot be told.")
 
 
 # The promises, attacked at random -------------------------------------------------------------------------------------
@@ -141,7 +110,7 @@ def campaign():
 
 # Sensitivity: one choice changed at a time ----------------------------------------------------------------------------
 
-COLOURS = {HOLDS: "#0072B2", OPEN: "#D9D9D9", NOT: "#D55E00"}
+COLOURS = {HOLDS: "#0072B2", SAME: "#A9A9A9", OPEN: "#E8E8E8", NOT: "#D55E00"}
 
 
 def choices(name):
@@ -161,13 +130,19 @@ def survey(name, metrics=("average_drop", "average_increase", "insertion", "dele
         part = table[table["metric"] == metric].assign(code=lambda t: t["verdict"].map(code))
         wide = part.pivot(index="setting", columns="pair", values="code").reindex(index=settings, columns=pairs)
         seaborn.heatmap(
-            wide, vmin=0, vmax=2, cmap=ListedColormap([*COLOURS.values()]), cbar=False, linewidths=1.5, ax=ax
+            wide,
+            vmin=0,
+            vmax=len(COLOURS) - 1,
+            cmap=ListedColormap([*COLOURS.values()]),
+            cbar=False,
+            linewidths=1.5,
+            ax=ax,
         )
         ax.set(title=title(metric), xlabel="", ylabel="")
         ax.tick_params(length=0)
-    labels = ("first is better", "cannot be told", "second is better")
+    labels = ("first is better", "no difference that matters", "cannot be told", "second is better")
     patches = [Patch(color=c, label=x) for c, x in zip(COLOURS.values(), labels, strict=True)]
-    figure.legend(handles=patches, loc="outside upper right", ncols=3)
+    figure.legend(handles=patches, loc="outside upper right", ncols=4)
     return figure
 
 
@@ -189,35 +164,41 @@ def weights_help(*names):
     for name in names:
         part = choices(name).query("pair == 'gmar > uniform'")
         rows[name.removeprefix("sensitivity-")] = {
-            "better": (part["verdict"] == HOLDS).sum(),
-            "cannot be told": (part["verdict"] == OPEN).sum(),
-            "worse": (part["verdict"] == NOT).sum(),
+            words: (part["verdict"] == found).sum() for found, words in OUTCOMES.items()
         }
     return pd.DataFrame(rows).T
+
+
+OUTCOMES = {HOLDS: "better", SAME: "no difference that matters", OPEN: "cannot be told", NOT: "worse"}
 
 
 # The verdict on the head weights: its words stand on several pages, and a test compares them with this table ----------
 
 ASKED = {  # question: (tables, metrics); GMAR minus itself at equal weights, paired over pictures
-    "faithful, on photos": (("tiny-imagenet",), ("average_drop", "average_drop_top", "insertion", "deletion")),
+    "faithful, on photos": (("tiny-imagenet",), ("average_drop", "average_drop_top", "insertion", "deletion", "srg")),
     "in the object's box, on photos": (("tiny-imagenet",), ("pointing_game", "energy_in_box")),
+    "on the object, on photos": (("voc2012",), ("average_precision",)),
     "on the object, on drawn shapes": (("shapes", "shapes-two"), ("average_precision",)),
 }
 
 
-def balance():
-    """What head weights buy: for each question, how many paired intervals of all GMAR variants lie on either side of
-    zero, and the largest difference."""
+def balance(norms=("l1", "l2")):
+    """What head weights buy: for each question, the verdicts of the GMAR variants with these norms on their paired
+    intervals, and the largest difference."""
     lines = []
     for question, (names, metrics) in ASKED.items():
         table = pd.concat([read(name) for name in names])
-        table = table[table["twin"].notna() & table["metric"].isin(metrics)]
+        asked = table["method"].str.split("-").str[1].isin(norms) & table["metric"].isin(metrics)
+        table = table[asked & table["twin"].notna()]
         sign = table["metric"].map(lambda m: COLUMNS[m][1])
         ends = pd.concat([table["difference_low"] * sign, table["difference_high"] * sign], axis=1)
-        better, worse = (ends > 0).all(axis=1).sum(), (ends < 0).all(axis=1).sum()
+        said = [
+            verdict(min(two), max(two), 0, n, MARGIN.get(metric, 0))
+            for two, n, metric in zip(ends.to_numpy(), table["images"], table["metric"], strict=True)
+        ]
         far = table.iloc[table["difference"].abs().argmax()]
         size, low, high = far[["difference", "difference_low", "difference_high"]]
         shown = f"{title(far['metric'])}: {size:+.1f} [{low:+.1f}, {high:+.1f}]"
-        counts = {"better": better, "cannot be told": len(table) - better - worse, "worse": worse}
-        lines.append({"question": question} | counts | {"largest difference": _unbroken(shown)})
+        counts = {words: said.count(found) for found, words in OUTCOMES.items()}
+        lines.append({"question": question} | counts | {"largest difference": unbroken(shown)})
     return pd.DataFrame(lines).set_index("question").rename_axis(None)

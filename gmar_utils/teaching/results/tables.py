@@ -7,32 +7,34 @@ import pandas as pd
 
 from gmar_utils import data, explain_many, load_model, metrics
 from gmar_utils.evaluation.measures import BASELINE, COLUMNS, FAITHFULNESS
+from gmar_utils.evaluation.pairs import known
 from gmar_utils.evaluation.summary import interval
 
 from . import readings
-from .claims import verdict
-from .work import ABOUT_TINY, MODELS, batches, bound, compared, rows_of, sample, shapes, tiny_imagenet
+from .claims import MARGIN, verdict
+from .work import ABOUT_TINY, FIELD, SETS, batches, bound, bundled, compared, rows_of, sample, shapes, tiny_imagenet
 
 LABEL = {"target": "label"}
+STEPS = 8  # of the audit and of the changed choices, which need many passes
 MEASURES = (*FAITHFULNESS, "box")
 
 
-def table_faithfulness(run):
-    """The GMAR paper's Table 1 on Tiny-ImageNet, every method and variant."""
-    started, vit = time.perf_counter(), load_model("vit-tiny-imagenet")
-    records = sample(tiny_imagenet(), run.images(1000))
-    found = run.evaluate("tiny-imagenet", vit, records, metrics=MEASURES)
+def table_faithfulness(run, name, pixels, most, methods):
+    """The GMAR paper's Table 1 on Tiny-ImageNet, with 16 steps: of 50 images, 32 give the same order of methods."""
+    started, vit = time.perf_counter(), bundled(pixels, pixels)
+    records = sample(tiny_imagenet(), run.images(most))
+    found = run.evaluate(name, vit, records, methods=methods, metrics=MEASURES, protocol={"steps": 16})
     about = {"data": ABOUT_TINY, "images": len(records), "protocol": found.protocol, "precision": run.precision}
-    run.save("tiny-imagenet", found.frame(), vit, started, **about)
+    run.save(name, found.frame(), vit, started, **about)
 
 
-def table_localization(run, name, model, records, about, settings):
+def table_localization(run, name, vit, records, about, settings, methods=None):
     """The report's Table 1 on one data set: {setting: protocol}, the first one also for the claims."""
-    vit, parts, cards = load_model(model), [], {}
+    parts, cards = [], {}
     started = time.perf_counter()
     for setting, protocol in settings.items():
         folder = name if not parts else f"{name}-{setting}"
-        found = run.evaluate(folder, vit, records, protocol=protocol)
+        found = run.evaluate(folder, vit, records, methods=methods, protocol=protocol)
         parts.append(found.frame().assign(setting=setting))
         cards[setting] = found.protocol
     run.save(name, pd.concat(parts), vit, started, data=about, images=len(records), protocol=cards)
@@ -41,30 +43,43 @@ def table_localization(run, name, model, records, about, settings):
 def table_voc(run, preset="report", name="voc2012"):
     records = data.voc2012()
     records = records.select(range(run.images(len(records))))
-    table_localization(
-        run,
-        name,
-        "vit-tiny-imagenet",
-        records,
-        "VOC 2012 val, a record for each image and class that the model has",
-        {preset: metrics.PRESETS[preset] | LABEL},
-    )
+    about = "VOC 2012 val, a record for each image and class that the model has"
+    table_localization(run, name, bundled(224, 224), records, about, {preset: metrics.PRESETS[preset] | LABEL})
+
+
+def table_pairs(run, name, vit, pairs, about, methods=None):
+    """One of two objects: each photo asked about both; how often the map lies on the one that was asked for."""
+    started, every = time.perf_counter(), len(pairs)
+    pairs = known(vit, pairs)
+    pairs = pairs.select(range(run.images(len(pairs))))
+    found = run.evaluate(name, vit, pairs, methods=methods)
+    about = {"data": about, "photos": every, "known": len(pairs), "protocol": found.protocol}
+    run.save(name, found.frame(), vit, started, **about)
+
+
+def table_voc_pairs(run):
+    about = "VOC 2012 val, photos with two classes that are both among the model's first ten"
+    table_pairs(run, "voc-pairs", bundled(224, 224), data.voc_pairs(), about)
+
+
+def table_shape_pairs(run):
+    vit, pairs = load_model("vit-shapes"), data.shape_pairs(run.images(300), seed=1000)
+    about = "shapes, two objects, both classes among the model's first ten"
+    table_pairs(run, "shape-pairs", vit, pairs, about, FIELD)
 
 
 def table_shapes(run):
     presets, n = {"report": metrics.PRESETS["report"] | LABEL}, run.images(1000)
-    table_localization(run, "shapes", "vit-shapes", shapes(n), "shapes, one object, up to 30 % hidden", presets)
-    two = data.shapes(n // 2, seed=1000, objects=2)
-    table_localization(
-        run, "shapes-two", "vit-shapes", two, "shapes, two objects, each explained and scored on its own mask", presets
-    )
+    vit, two = load_model("vit-shapes"), data.shapes(n // 2, seed=1000, objects=2)
+    table_localization(run, "shapes", vit, shapes(n), "shapes, one object, up to 30 % hidden", presets, FIELD)
+    about = "shapes, two objects, each explained and scored on its own mask"
+    table_localization(run, "shapes-two", vit, two, about, presets, FIELD)
 
 
 def audit(run, name):
     """Every reading of the paper: how far its map is from the library's default, and what the metrics say."""
-    started, (model, records) = time.perf_counter(), MODELS[name]
-    vit, records = load_model(model), records()
-    records, folder = sample(records, run.images(200)), f"audit-{name}"
+    started, (vit, records) = time.perf_counter(), (make() for make in SETS[name])
+    records, folder = sample(records, run.images(100)), f"audit-{name}"
     methods = readings.READINGS | {
         "released, L2 weights": partial(readings.released, norm="l2"),
         "released, uniform weights": partial(readings.released, norm=None),
@@ -72,7 +87,7 @@ def audit(run, name):
     }
     measures = ("drop", "insertion", "deletion")
     found = run.evaluate(
-        folder, vit, records, methods=methods, metrics=measures, protocol={"steps": 16, "target": "predicted"}
+        folder, vit, records, methods=methods, metrics=measures, protocol={"steps": STEPS, "target": "predicted"}
     )
     correlations = [found.rows[["image", "method", "metric", "value"]]]
     for start, pixels in batches(vit, records):
@@ -126,7 +141,7 @@ def settings():
     yield "default", "", CORE, every, both
     yield "masking", "top half", CORE, every, ("drop-top",)
     yield "masking", "raw", CORE, {"masking": "raw"}, DROPS
-    yield "steps", 8, CORE, {"steps": 8}, CURVES
+    yield "steps", 16, CORE, {"steps": 16}, CURVES
     yield "baseline", "blur", CORE, {"baseline": "blur"}, CURVES
     yield "score", "logit", CORE, {"score": "logit"}, CURVES
     yield "norm", "L2", {"gmar": ("gmar", {"norm": "l2"})}, every, both
@@ -138,19 +153,17 @@ def settings():
     for layers in (1, 2):
         yield "LeGrad layers", f"last {layers}", {"legrad": ("legrad", {"layers": layers})}, every, both
     yield "LeGrad pooling", "mean", {"legrad": ("legrad", {"pool": "mean"})}, every, both
-    yield "steps", 32, CORE, {"steps": 32}, CURVES
     yield "target", "label", CORE, {"target": "label"}, both
 
 
 def sensitivity(run, name):
-    """One factor at a time, 200 images, 16 steps: which method is better under each choice?"""
-    started, (model, records) = time.perf_counter(), MODELS[name]
-    vit, records = load_model(model), records()
-    records = sample(records, run.images(200))
+    """One factor at a time, 100 images, 8 steps: which method is better under each choice?"""
+    started, (vit, records) = time.perf_counter(), (make() for make in SETS[name])
+    records = sample(records, run.images(100))
     lines, base = [], None
     for number, (factor, value, methods, protocol, measures) in enumerate(settings()):
         folder = f"sensitivity-{name}/{number:02d}"
-        protocol = {"steps": 16, "target": "predicted"} | protocol
+        protocol = {"steps": STEPS, "target": "predicted"} | protocol
         rows = run.evaluate(folder, vit, records, methods=methods, metrics=measures, protocol=protocol).rows
         rows = rows[rows["method"] != BASELINE].assign(metric=rows["metric"].str.removesuffix("_top"))
         base = rows if base is None else base
@@ -171,7 +184,7 @@ def sensitivity(run, name):
                         "low": low,
                         "high": high,
                         "images": len(wide),
-                        "verdict": verdict(low, high, images=len(wide)),
+                        "verdict": verdict(low, high, images=len(wide), margin=MARGIN.get(metric, 0.0)),
                     }
                 )
         # after each setting, so that a run that is cut off leaves a table
@@ -182,6 +195,6 @@ def sensitivity(run, name):
             started,
             data=name,
             images=len(records),
-            steps=16,
+            steps=STEPS,
             precision=run.precision,
         )

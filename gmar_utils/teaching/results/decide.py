@@ -1,0 +1,139 @@
+"""Which method answers which question: the rules of the page 'Which method for my ViT?', on the tables."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from gmar_utils import METHODS, viz
+from gmar_utils.evaluation import DEFAULT_METHODS
+
+from .show import read
+
+BASELINES = ("random", "center")
+YES, NO, UNKNOWN = "✓", "✗", "?"
+
+
+class Question(NamedTuple):
+    """A question, the rows of a table that answer it, and what a method must reach.
+
+    text: the question. short: for a panel. rows: () → table with the columns method, mean, low, high.
+    bar: table by method → what the interval must lie above (below, for sign −1).
+    of_class: True for a question that a map without the class cannot answer.
+    """
+
+    text: str
+    short: str
+    rows: Callable[[], pd.DataFrame]
+    bar: Callable[[pd.DataFrame], float]
+    sign: int = 1
+    of_class: bool = False
+
+
+def rows(name, metric, stage=None):
+    table = read(name)
+    keep = table["metric"] == metric
+    if "setting" in table:
+        keep &= table["setting"] == "report"
+    if stage:
+        keep &= table["stage"] == stage
+    return table[keep & (table["method"] != "(baseline)")]
+
+
+def best_baseline(table):
+    """The upper end of the better of the two maps that know nothing."""
+    return table.loc[list(BASELINES), "high"].max()
+
+
+QUESTIONS = {
+    "faithful": Question(
+        "Does hiding the patches in the map's order change the answer, and only then?",
+        "SRG",
+        lambda: rows("tiny-imagenet", "srg"),
+        best_baseline,
+    ),
+    "object": Question(
+        "Does the map lie on the object?", "AP on VOC", lambda: rows("voc2012", "average_precision"), best_baseline
+    ),
+    "which": Question(
+        "Of two objects, does it lie on the one that was asked for?",
+        "right one of two, %",
+        lambda: rows("voc-pairs", "which"),
+        lambda table: 50.0,
+        of_class=True,
+    ),
+    "class": Question(
+        "Does the order of the patches change when another class is asked for?",
+        "1 − rank correlation,\nrunner-up",
+        lambda: rows("classes", "changes_with_class"),
+        lambda table: 0.1,
+        of_class=True,
+    ),
+    "weights": Question(
+        "Is the map lost when the trained weights are drawn anew?",
+        "rank correlation,\nall blocks anew",
+        lambda: rows("randomization", "rank_correlation", "block 1"),
+        lambda table: 0.5,
+        sign=-1,
+    ),
+}
+
+
+def blind(label):
+    """Whether a method's map is the same for every class."""
+    name = DEFAULT_METHODS.get(label, (label, {}))[0]
+    return not METHODS[name].class_aware
+
+
+def answer(question, label, low, high, bar):
+    """YES where the whole interval lies beyond the bar, NO where it lies before it, else UNKNOWN. A baseline answers no
+    question, and a map without the class none about classes."""
+    if label in BASELINES or (question.of_class and blind(label)):
+        return NO
+    beyond, before = (low > bar, high < bar) if question.sign > 0 else (high < bar, low > bar)
+    return YES if beyond else NO if before else UNKNOWN
+
+
+def answers():
+    """A row for each method, a column for each question."""
+    found = {}
+    for name, question in QUESTIONS.items():
+        table = question.rows().set_index("method")
+        bar = question.bar(table)
+        found[name] = pd.Series({k: answer(question, k, r["low"], r["high"], bar) for k, r in table.iterrows()})
+    order = rows("tiny-imagenet", "srg").sort_values("mean", ascending=False)["method"]
+    return pd.DataFrame(found).reindex(order).fillna(UNKNOWN).rename_axis(None)
+
+
+def passing(table, *questions):
+    """The methods with YES for each question, the most faithful first."""
+    return table.index[(table[list(questions)] == YES).all(axis=1)].tolist()
+
+
+def plot():
+    """Method × question, with intervals; dotted: the bar; grey: the two maps that know nothing."""
+    figure, axes = plt.subplots(1, len(QUESTIONS), figsize=(12.5, 6.6), layout="constrained", sharey=True)
+    for ax, question in zip(axes, QUESTIONS.values(), strict=True):
+        table = question.rows()
+        viz.forest(table, ax, xlabel=question.short)
+        ax.axvline(question.bar(table.set_index("method")), color="0.5", lw=1, ls=":")
+        ax.set_title("more is better →" if question.sign > 0 else "← less is better", fontsize=8)
+    return axes
+
+
+def title(label):
+    """A method's name in prose; the library's own default of it where there are variants."""
+    name, options = DEFAULT_METHODS.get(label, (label, {}))
+    return METHODS[name].title + (f" ({', '.join(map(str, options.values()))})" if options else "")
+
+
+def sentence():
+    """The book's answer in one sentence: the most faithful map, GMAR's, rollout's and a random one."""
+    table = rows("tiny-imagenet", "srg").set_index("method")
+    best, score = table["mean"].idxmax(), table["mean"]
+    return (
+        f"**The answer, on {table['images'].max()} photographs:** the map that separates best what this model used "
+        f"from what it did not is **{title(best)}**, with an SRG of {score[best]:.0f}. GMAR reaches "
+        f"{score['gmar-l1-paper']:.0f}, attention rollout {score['rollout']:.0f}, a random map {score['random']:.0f}."
+    )

@@ -1,0 +1,39 @@
+"""The rules of 'Which method for my ViT?', against the tables that they read."""
+
+import pandas as pd
+import pytest
+
+from gmar_utils.teaching.results import decide
+
+ASKED = decide.QUESTIONS
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "sign", "expected"),
+    [(1.1, 2, 1, "✓"), (0, 0.9, 1, "✗"), (0.9, 1.1, 1, "?"), (0, 0.9, -1, "✓"), (1.1, 2, -1, "✗"), (0.9, 1.1, -1, "?")],
+)
+def test_an_interval_answers(low, high, sign, expected):
+    question = ASKED["faithful"]._replace(sign=sign)
+    assert decide.answer(question, "gmar", low, high, 1.0) == expected
+
+
+def test_some_get_no_tick_whatever_their_numbers():
+    for label in ("random", "center", "rollout", "rollout-report", "attention"):
+        assert decide.answer(ASKED["which"], label, 90, 99, 50) == "✗"
+    assert decide.answer(ASKED["faithful"], "random", 90, 99, 50) == "✗"
+    assert decide.answer(ASKED["faithful"], "rollout", 90, 99, 50) == "✓"
+
+
+def test_the_page_says_what_the_tables_say():
+    found = decide.answers()
+    assert set(found.loc["random"]) == {"✗"} and set(found.loc["center"]) == {"✗"}
+    for name, question in ASKED.items():
+        table = question.rows().set_index("method")
+        bar, ticked = question.bar(table), found.index[found[name] == "✓"]
+        for label in ticked:
+            assert (table.loc[label, "low"] > bar) if question.sign > 0 else (table.loc[label, "high"] < bar)
+            assert not (question.of_class and decide.blind(label))
+        assert len(ticked), f"no method passes {name}: does the page still say something?"
+    order = decide.rows("tiny-imagenet", "srg").set_index("method")["mean"].reindex(found.index)
+    assert order.is_monotonic_decreasing
+    assert decide.passing(pd.DataFrame({"a": ["✓", "✗"], "b": ["✓", "✓"]}, index=["x", "y"]), "a", "b") == ["x"]
