@@ -12,7 +12,7 @@ import pandas as pd
 
 from gmar_utils.evaluation.summary import interval
 
-from . import RESULTS, probes, tables, trustcards
+from . import RESULTS, cues, gallery, probes, tables, trustcards
 from .claims import CLAIMS, ENOUGH, OPEN, needed, overall, verdict
 from .work import FIELD, Run
 
@@ -85,6 +85,8 @@ JOBS = {
     "sensitivity-tiny-imagenet": lambda run: tables.sensitivity(run, "tiny-imagenet"),
     "audit-shapes": lambda run: tables.audit(run, "shapes"),
     "sensitivity-shapes": lambda run: tables.sensitivity(run, "shapes"),
+    "gallery": gallery.gallery,
+    "words": cues.table,
     "claims": claims,
 }
 

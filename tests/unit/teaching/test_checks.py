@@ -110,6 +110,7 @@ def test_a_later_right_answer_replaces_a_wrong_one(capsys):
 
 def test_report_without_any_answer(capsys):
     assert "| 0 of " in checks.report("  ") and "anonymous" in capsys.readouterr().out
+    assert "| 0 of 5 |" in checks.report(of=5)
 
 
 def test_contents_lists_every_exercise(capsys):
