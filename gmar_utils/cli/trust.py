@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--image-size", type=types.image_size, metavar="N|HxW", help="another resolution or shape: 112, or 64x96")
     add("--batch-size", type=types.positive, default=64, help="pictures in a forward pass (default: %(default)s)")
     add("--book", default="", help="address of the book, for the links to its chapters (default: relative links)")
-    add("--out", type=Path, default=Path("trust.html"), help="the page (default: %(default)s); a folder beside it keeps the work")
+    add("--out", type=Path, default=Path("trust.html"), help="the page (default: %(default)s); work is kept beside it")
 
 
 def main(args: argparse.Namespace) -> int:
