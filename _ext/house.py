@@ -16,7 +16,7 @@ PICTURE = ROOT / "book/assets/house.svg"
 #: none beside it.
 FLOORS = (
     {"capture": -0.5, "photo": 0.5},
-    {"metrics": -1.0, "methods": 0.0, "memory": 1.3},
+    {"metrics": -1.0, "methods": 0.0, "memory": 1.3, "prompts": 2.3},
     {"viz": 0.0, "checkpoint": 1.0, "files": 2.0},
     {"explanation": 0.2},
     {"model": 0.7, "data": -2.2},
@@ -33,6 +33,7 @@ SIGNS = {
     "capture": "a pass, and its attention",
     "methods": "a trace becomes a map",
     "memory": "does it fit?",
+    "prompts": "asked in words",
     "metrics": "how good is a map?",
     "viz": "pictures",
     "checkpoint": "weights and words",

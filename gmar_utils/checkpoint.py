@@ -19,6 +19,7 @@ from torch.func import functional_call
 from .capture.layout import logits_of, uncompiled, unwrap, vision_config
 from .memory import check_fits
 from .photo import prepare
+from .prompts import TOWERS, ZeroShot
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -37,6 +38,8 @@ def located(name: str | os.PathLike) -> str | Path:
 def pretrained(name: str | os.PathLike, *, new_head: bool = False, **options) -> nn.Module:
     """The classifier in a bundled checkpoint, a folder or on the hub, in float32, with every weight from the file.
 
+    A model of pictures and texts (CLIP, SigLIP) comes as `ZeroShot`, unless it is to get a new head.
+
     Args:
         name: bundled name, folder or hub id.
         new_head: leave out the classification head, which then is random: to be trained.
@@ -46,16 +49,19 @@ def pretrained(name: str | os.PathLike, *, new_head: bool = False, **options) ->
         OSError: When it cannot be found or read.
         ValueError: When config and weights do not fit each other, or a weight is missing, NaN or infinite.
     """
-    from transformers import AutoModelForImageClassification
+    from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, AutoTokenizer
 
     source, name = located(name), str(name)
     local = Path(source).is_dir()
     offline = not local and not _hub_answers(name)  # transformers itself would try again for half a minute
+    here = {"local_files_only": local or offline}
     try:
-        module, info = AutoModelForImageClassification.from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True, local_files_only=local or offline,
-            ignore_mismatched_sizes=True, **options,
-        )  # fmt: skip
+        config = AutoConfig.from_pretrained(source, **here)
+        prompted = not new_head and not TOWERS.isdisjoint(config.architectures or ())
+        module, info = (AutoModel if prompted else AutoModelForImageClassification).from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **here, **options
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, **here) if prompted else None
     except Exception as error:  # a broken file ends in whatever its reader stumbles over
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "weights_only" in str(error) or "nsafe" in reason:
@@ -70,7 +76,7 @@ def pretrained(name: str | os.PathLike, *, new_head: bool = False, **options) ->
             f"{name!r} is not a bundled model ({', '.join(bundled())}) nor a local folder, and as a hub id: {reason}."
         ) from None
     _check_complete(module, info, name, new_head, cut="num_hidden_layers" in options)
-    return module
+    return ZeroShot(module.eval(), tokenizer) if prompted else module
 
 
 def _hub_answers(name):
@@ -103,7 +109,7 @@ def _check_complete(module, info, name, new_head, cut):
     }
     if wrong:
         raise ValueError(f"config.json and the weights of {name!r} do not fit each other: {_some(wrong)}.")
-    if missing and not _unused(module, missing):
+    if missing and (type(module).__name__ in TOWERS or not _unused(module, missing)):
         raise ValueError(
             f"The weights of {name!r} are not complete: {_some(missing)} missing, which would be random numbers. "
             "Save the model again with save_pretrained, or correct the keys or config.json."
@@ -145,9 +151,8 @@ def check_weights(module: nn.Module, name: str) -> None:
 def channels_of(module: nn.Module) -> int:
     """Input channels, by the configuration or else by the first convolution; 3 when neither says."""
     channels = getattr(vision_config(module), "num_channels", None)
-    if channels is None:
-        channels = next((m.in_channels for m in module.modules() if isinstance(m, nn.Conv2d)), 3)
-    return channels
+    convolutions = (m.in_channels for m in module.modules() if isinstance(m, nn.Conv2d))
+    return next(convolutions, 3) if channels is None else channels
 
 
 def label_words(module: nn.Module) -> list[str]:
@@ -294,18 +299,17 @@ def at_size(module: nn.Module, processor, size: tuple[int, int]) -> nn.Module:
     height, width = size
     shape, device = (1, channels_of(module), height, width), next(module.parameters()).device
     check_fits(module, shape, device)
+    sides = {"height": height, "width": width}
     if getattr(processor, "do_center_crop", False):
         if edge := processor.size.get("shortest_edge"):
             processor.size = {"shortest_edge": round(edge * min(size) / processor.crop_size["height"])}
         elif processor.size.get("height"):
-            before = processor.crop_size
-            scaled = (round(processor.size[k] * side / before[k]) for k, side in (("height", height), ("width", width)))
-            processor.size = dict(zip(("height", "width"), scaled, strict=True))
-        processor.crop_size = {"height": height, "width": width}
+            processor.size = {k: round(processor.size[k] * side / processor.crop_size[k]) for k, side in sides.items()}
+        processor.crop_size = sides
     elif getattr(processor, "crop_pct", None):
         processor.size = {"shortest_edge": height}
     else:
-        processor.size = {"height": height, "width": width}
+        processor.size = sides
     prepared = check_processor(processor, shape[1])
     if tuple(prepared) != shape:
         raise ValueError(
@@ -320,11 +324,8 @@ def at_size(module: nn.Module, processor, size: tuple[int, int]) -> nn.Module:
         reason = error_asked if by_name else error
         raise ValueError(f"{type(module).__name__} cannot run at {height}×{width} pixels: {reason}")
     twin = copy.copy(module)
-    twin._forward_pre_hooks, twin._forward_pre_hooks_with_kwargs = OrderedDict(), OrderedDict()
-    for hook_id, hook in module._forward_pre_hooks.items():
-        twin._forward_pre_hooks[hook_id] = hook
-        if hook_id in module._forward_pre_hooks_with_kwargs:
-            twin._forward_pre_hooks_with_kwargs[hook_id] = True
+    for hooks in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
+        setattr(twin, hooks, OrderedDict(getattr(module, hooks)))
     twin.register_forward_pre_hook(lambda _, args, kwargs: (args, asked | kwargs), with_kwargs=True)
     return twin
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from .explanation import Explanation
 from .memory import check_fits
 from .methods.registry import METHODS, bind, in_batches, patch_scores, registered, scaled
 from .photo import as_list, is_one, prepare, read_photo, resize, to_photo
+from .prompts import TOWERS, ZeroShot
 
 __all__ = ["Explanation", "Vit", "bundled", "load_model"]
 
@@ -96,7 +97,27 @@ class Vit:
         """The first of the class's words, or 'class 7' for a model without label words."""
         if target < 0:
             raise IndexError(f"Classes are counted from 0; got {target}.")
-        return self.labels[target].split(",")[0] if target < len(self.labels) else f"class {target}"
+        return self._words(target)[0] if target < len(self.labels) else f"class {target}"
+
+    def _words(self, target):
+        return [self.labels[target]] if isinstance(self.model, ZeroShot) else self.labels[target].split(",")
+
+    def asking(self, *prompts: str) -> "Vit":
+        """The same model of pictures and texts (CLIP, SigLIP) with these prompts as its classes; one alone stands
+        against the empty prompt. TypeError for a model with classes of its own."""
+        if not isinstance(self.model, ZeroShot):
+            raise TypeError(f"{self.name} has classes of its own, and takes no prompts; CLIP and SigLIP do.")
+        prompts = list(dict.fromkeys(prompts if len(set(prompts)) > 1 else [*prompts, ""]))
+        return replace(self, model=self.model.asking(prompts), labels=prompts)
+
+    def prompted(self, target: object = None) -> "Vit":
+        """Itself; of a model of pictures and texts, with the words of a target that are not among its prompts."""
+        if not isinstance(self.model, ZeroShot):
+            return self
+        asked = [t for t in (target if isinstance(target, list | tuple) else [target]) if isinstance(t, str)]
+        if not (asked or self.labels):
+            raise ValueError(f'{self.name} has no classes. Pass target="a photo of a cat", or use .asking("a cat", …).')
+        return self if set(asked) <= set(self.labels) else self.asking(*filter(None, self.labels), *asked)
 
     def class_id(self, word: str | int) -> int:
         """The id of a class from one of its label words ("tabby"), whatever their case, or from its number.
@@ -109,7 +130,7 @@ class Vit:
         """
         if isinstance(word, str):
             text = word.strip().lower()
-            words = [[w.strip().lower() for w in label.split(",")] for label in self.labels]
+            words = [[w.strip().lower() for w in self._words(i)] for i in range(len(self.labels))]
             found = [i for i, w in enumerate(words) if text in (*w, self.labels[i].lower())]
             if len(found) == 1:
                 return found[0]
@@ -133,7 +154,7 @@ class Vit:
         if not near:
             import difflib
 
-            by_word = {w.strip().lower(): i for i, text in enumerate(self.labels) for w in text.split(",")}
+            by_word = {w.strip().lower(): i for i in range(len(self.labels)) for w in self._words(i)}
             near = [self.label(by_word[w]) for w in difflib.get_close_matches(word.lower(), by_word, 3, 0.75)]
         hint = f"near it: {', '.join(near)}" if near and word.strip() else "all of them: .labels, or gmar info MODEL"
         return f"The model has no label {word!r}; {hint}."
@@ -156,6 +177,7 @@ class Vit:
 
         if isinstance(top, bool) or not isinstance(top, int) or top < 1:
             raise ValueError(f"top must be a whole number of at least 1, got {top!r}.")
+        self = self.prompted()
         images = as_list(images)
         photos = [read_photo(i, self.channels, window) for i in images]
         rows = [[] for _ in photos]
@@ -194,8 +216,8 @@ class Vit:
         Args:
             images: one picture or several, as `preprocess` takes them.
             method: a key of METHODS, or a callable trace → token scores (B, N), also a `functools.partial`.
-            target: None (the predicted class); a class id or a label word; a tuple (a, b) of two, the contrast
-                y_a − y_b; or a list with one entry for each picture.
+            target: None (the predicted class); a class id or a label word (of CLIP and SigLIP any text); a tuple (a, b)
+                of two, the contrast y_a − y_b; or a list with one entry for each picture.
             window: as in `preprocess`.
             batch_size: pictures in a pass.
             prefix_tokens: P, and
@@ -211,6 +233,7 @@ class Vit:
                 before anything runs.
             MemoryError: When the attention of one picture cannot fit.
         """
+        self = self.prompted(target)
         known, own = METHODS.get(method) if isinstance(method, str) else registered(method), dict(options)
         signed = (known is None or known.signed) and bool(own.pop("signed", False))
         function = bind(method, **own)
@@ -231,18 +254,10 @@ class Vit:
             against = [None] * len(at) if seen.against is None else seen.against.tolist()
             found = zip(seen.target.tolist(), against, sure, maps.cpu(), large.cpu(), strict=True)
             for i, (a, b, p, patches, at_input) in zip(at, found, strict=True):
-                results[i] = Explanation(
-                    map=patches,
-                    photo=_displayed(photos[i]),
-                    target=a if b is None else (a, b),
-                    label=self.label(a) if b is None else f"{self.label(a)} rather than {self.label(b)}",
-                    probability=p,
-                    method=name,
-                    options=given,
-                    signed=signed,
-                    _at_input=at_input,
-                    _processor=self.processor,
-                )
+                asked = a if b is None else (a, b)
+                label = self.label(a) if b is None else f"{self.label(a)} rather than {self.label(b)}"
+                about = asked, label, p, name, given, signed
+                results[i] = Explanation(patches, _displayed(photos[i]), *about, at_input, self.processor)
 
         for values, at in self._batches(photos):
             in_batches(lambda part, v=values, at=at: explained(v[part], at[part]), len(at), batch_size)
@@ -341,7 +356,10 @@ def load_model(
     """
     device = _device(device)
     if isinstance(model, nn.Module):
-        name, source, module = type(model).__name__, None, model
+        name, source = type(model).__name__, None
+        if name in TOWERS and not hasattr(processor, "tokenizer"):
+            raise TypeError(f"{name} reads texts: pass processor=, one with a tokenizer (AutoProcessor).")
+        module = ZeroShot(model.eval(), processor.tokenizer) if name in TOWERS else model
         if next(module.parameters(), None) is None:
             raise ValueError(f"{name} has no parameters: it is no trained model.")
     elif isinstance(model, str | Path | os.PathLike) and str(model).strip():
@@ -367,10 +385,9 @@ def load_model(
 
 
 def _device(device):
-    if str(device) == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    best = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(device)
+        device = torch.device(best if str(device) == "auto" else device)
         torch.empty(0, device=device)
     except Exception as error:  # PyTorch asserts, raises RuntimeError or NotImplementedError
         raise ValueError(f"The device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from None

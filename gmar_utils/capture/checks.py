@@ -25,38 +25,35 @@ def check_model(model) -> None:
 
 
 def check_pixel_values(pixel_values, model: nn.Module | None = None) -> torch.Tensor:
-    """The pixel values as a tensor (B, channels, height, width).
+    """The pixel values as a tensor (B, channels, height, width); or the token ids of a model of words (B, N).
 
     Args:
-        pixel_values: a floating-point tensor or NumPy array of that shape, or what a processor returns.
+        pixel_values: a floating-point tensor or NumPy array of that shape, or what a processor or a tokenizer returns;
+            sentences of one length, for padding would be a word to the map.
         model: its floating-point type and, for an array, its device are taken over.
 
     Raises:
         ValueError: anything else, no image, NaN or infinity.
     """
     given = pixel_values
-    if isinstance(given, Mapping) and "pixel_values" in given:
-        pixel_values = given["pixel_values"]
+    if isinstance(given, Mapping):
+        pixel_values = given.get("pixel_values", given.get("input_ids", given))
+    if _are_ids(pixel_values, model):
+        if isinstance(given, Mapping) and not torch.as_tensor(given.get("attention_mask", 1)).all():
+            raise ValueError("The sentences are padded; a map has no place for padding. Pass those of one length.")
+        return pixel_values.detach()
     if isinstance(pixel_values, np.ndarray) and pixel_values.dtype.kind == "f":
         pixel_values = torch.from_numpy(np.ascontiguousarray(pixel_values))
         weight = _weight(model)
         pixel_values = pixel_values if weight is None else pixel_values.to(weight.device)
+    wanted = "pixel_values must be a floating-point tensor (B, channels, height, width)"
     if not isinstance(pixel_values, torch.Tensor):
-        shape = f" of {pixel_values.dtype}" if isinstance(pixel_values, np.ndarray) else ""
-        raise ValueError(
-            "pixel_values must be a floating-point tensor (B, channels, height, width), got "
-            f"{type(pixel_values).__name__}{shape}. {HINT}"
-        )
-    if (
-        pixel_values.ndim != 4
-        or not pixel_values.is_floating_point()
-        or pixel_values.layout != torch.strided
-        or pixel_values.is_meta
-    ):
-        raise ValueError(
-            "pixel_values must be a floating-point tensor (B, channels, height, width), got "
-            f"{tuple(pixel_values.shape)} of {pixel_values.dtype} on {pixel_values.device}. {HINT}"
-        )
+        dtype = f" of {pixel_values.dtype}" if isinstance(pixel_values, np.ndarray) else ""
+        raise ValueError(f"{wanted}, got {type(pixel_values).__name__}{dtype}. {HINT}")
+    dense = pixel_values.layout == torch.strided and not pixel_values.is_meta
+    if pixel_values.ndim != 4 or not (dense and pixel_values.is_floating_point()):
+        got = f"{tuple(pixel_values.shape)} of {pixel_values.dtype} on {pixel_values.device}"
+        raise ValueError(f"{wanted}, got {got}. {HINT}")
     if not pixel_values.numel():
         raise ValueError(f"pixel_values holds no image: its shape is {tuple(pixel_values.shape)}. {HINT}")
     if not bool(pixel_values.isfinite().all()):
@@ -68,6 +65,12 @@ def check_pixel_values(pixel_values, model: nn.Module | None = None) -> torch.Te
 def out_of_memory(error: Exception) -> bool:
     """Whether an error says that memory ran out, on a GPU or on the CPU."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _are_ids(values, model):
+    """Whether these are the token ids (B, N) of a model without a convolution: of words."""
+    ids = isinstance(values, torch.Tensor) and values.dtype in (torch.int32, torch.int64) and values.ndim == 2
+    return ids and values.numel() and model is not None and not any(isinstance(m, nn.Conv2d) for m in model.modules())
 
 
 def _weight(model):

@@ -125,6 +125,9 @@ class Recorder(TorchFunctionMode):
     def _locate(self, tokens):
         """Prefix tokens and grid of the tokens that enter the first block."""
         count = tokens.shape[1]
+        if self.grid is None and len(self.shape) == 2:  # of words: [CLS], then a row of tokens as they came in
+            self.prefix_tokens = 1 if self.prefix_tokens is None else self.prefix_tokens
+            self.grid, self.given = (1, self.shape[0] - self.prefix_tokens), True
         if self.grid is None:
             if not self.embeddings or self.embeddings[-1].ndim != 4:
                 raise ValueError(

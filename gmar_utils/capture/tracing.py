@@ -109,7 +109,9 @@ def trace(
     Args:
         model: any module that calls `F.scaled_dot_product_attention` once in each of a list of blocks, and returns
             logits, or has `.logits` or the key "logits"; also behind the usual wrappers.
-        pixel_values: (B, channels, height, width), a floating-point tensor or array, or what a processor returns.
+        pixel_values: (B, channels, height, width), a floating-point tensor or array, or what a processor returns. Of a
+            model of words, such as BertForSequenceClassification: token ids (B, N) of sentences of one length, or what
+            a tokenizer returns; the grid is then the row (1, N − P) of tokens after the first, [CLS].
         target: None (the predicted class) | a class id | (B,) ids as list, array or tensor | a tuple (a, b), the
             contrast y = y_a − y_b; with one logit, 1 explains y and 0 explains −y.
         prefix_tokens: P, and

@@ -63,7 +63,7 @@ def _explained(photos, args, problems):
 
     options = {"alpha": args.alpha, "norm": args.norm, "variant": args.variant}
     options = {k: None if v == "none" else v for k, v in options.items() if v is not None}
-    vit = load_model(args.model, image_size=args.image_size)
+    vit = load_model(args.model, image_size=args.image_size).prompted(args.target)
     target = None if args.target is None else vit.class_id(args.target)
     versions = f"gmar_utils {__version__}, torch {torch.__version__}, transformers {transformers.__version__}"
     rows, names = [], set()

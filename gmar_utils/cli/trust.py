@@ -19,21 +19,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", metavar="MODEL", help="bundled name, folder or hub id")
     add("photos", nargs="*", metavar="PHOTO|FOLDER", help="pictures, or folders of pictures")
-    sets = f"photos of a data set ({', '.join(SETS)}), with its labels, boxes and masks; or a folder"
-    add("--data", metavar="FOLDER|SET", help=sets)
+    add("--data", metavar="FOLDER|SET", help=f"a folder, or a data set with its labels and masks: {', '.join(SETS)}")
     add("--source", help="where the data set is (default: its environment variable)")
     add("--limit", type=types.positive, default=24, help="photos of --data, drawn at random (default: %(default)s)")
     add("--labels", type=Path, metavar="CSV", help="table with the columns file, label[, x0, y0, x1, y1]")
-    masks = "folder with a mask of the same name for each photo: 0 background, 255 void"
-    add("--masks", type=Path, metavar="FOLDER", help=masks)
+    add("--masks", type=Path, metavar="FOLDER", help="a mask of the same name for each photo: 0 background, 255 void")
     add("--quick", action="store_true", help="six methods, 8 steps")
     add("--methods", nargs="+", metavar="METHOD", help="methods to judge (default: all, or six with --quick)")
-    size = "run the model at another resolution or shape, in pixels: 112, or 64x96"
-    add("--image-size", type=types.image_size, metavar="N|HxW", help=size)
+    add("--image-size", type=types.image_size, metavar="N|HxW", help="another resolution or shape: 112, or 64x96")
     add("--batch-size", type=types.positive, default=64, help="pictures in a forward pass (default: %(default)s)")
     add("--book", default="", help="address of the book, for the links to its chapters (default: relative links)")
-    out = "the page; what is done is kept in a folder beside it (default: %(default)s)"
-    add("--out", type=Path, default=Path("trust.html"), help=out)
+    add("--out", type=Path, default=Path("trust.html"), help="the page (default: %(default)s); work is kept beside it")
 
 
 def main(args: argparse.Namespace) -> int:

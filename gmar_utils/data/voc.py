@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -19,46 +20,21 @@ if TYPE_CHECKING:
 
 VOC2012 = "nateraw/pascal-voc-2012"
 VOID = 255
-VOC_CLASSES = (
-    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
-    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
-# Which classes of a model count as a VOC class. Classes without an entry (person, for one) have no counterpart.
-VOC_TO_TINY_IMAGENET = {
-    "bird": (11, 20, 21, 22),  # goose, black stork, king penguin, albatross
-    "boat": (108, 115),  # gondola, lifeboat
-    "bottle": (73, 130, 135),  # beer, pill and pop bottle
-    "bus": (145, 166),  # school bus, trolleybus
-    "car": (70, 94, 116, 133, 153),  # beach wagon, convertible, limousine, police van, sports car
-    "cat": (30, 31, 32),  # tabby, Persian and Egyptian cat
-    "chair": (142,),  # rocking chair
-    "cow": (49,),  # ox
-    "diningtable": (98,),
-    "dog": (24, 25, 26, 27, 28, 29),  # Chihuahua to standard poodle
-    "sheep": (51,),  # bighorn
-    "train": (81, 103),  # bullet train, freight car
-}
-VOC_TO_IMAGENET = {
-    "aeroplane": (404, 895),  # airliner, warplane
-    "bicycle": (444, 671),  # tandem, mountain bike
-    "bird": (*range(7, 25), *range(80, 101), *range(127, 147)),
-    "boat": (472, 484, 554, 576, 625, 628, 724, 780, 814, 871, 914),
-    "bottle": (440, 720, 737, 898, 899, 907),
-    "bus": (654, 779, 874),
-    "car": (407, 436, 468, 511, 609, 627, 656, 661, 751, 817),
-    "cat": (281, 282, 283, 284, 285),
-    "chair": (423, 559, 765),
-    "cow": (345,),  # ox
-    "diningtable": (532,),
-    "dog": tuple(range(151, 269)),
-    "horse": (339,),  # sorrel
-    "motorbike": (665, 670),  # moped, motor scooter
-    "pottedplant": (738,),
-    "sheep": (348, 349),  # ram, bighorn
-    "sofa": (831,),  # studio couch
-    "train": (466, 547, 565, 705, 820),
-    "tvmonitor": (664, 782, 851),
-}
+
+
+def _ids(text):
+    """Class ids of spans: "11 20-22" → (11, 20, 21, 22)."""
+    ends = [[int(end) for end in span.split("-")] for span in text.split()]
+    return tuple(k for e in ends for k in range(e[0], e[-1] + 1))
+
+
+# VOC's classes in their order, and which classes of a model count as one; person, for one, has no counterpart.
+with Path(__file__).with_name("voc_classes.tsv").open(encoding="utf8", newline="") as file:
+    _ROWS = list(csv.DictReader(file, delimiter="\t"))
+VOC_CLASSES = tuple(row["class"] for row in _ROWS)
+VOC_TO_TINY_IMAGENET, VOC_TO_IMAGENET = (
+    {row["class"]: _ids(row[k]) for row in _ROWS if row[k]} for k in ("tiny_imagenet", "imagenet")
+)
 
 
 def voc2012(
@@ -136,11 +112,7 @@ def voc_pairs(source: str | Path | None = None, split: str = "val", classes: int
 def _mask_feature():
     import datasets
 
-    return {
-        "bytes": datasets.Value("binary"),
-        "path": datasets.Value("string"),
-        "class": datasets.Value("int64"),
-    }
+    return {"bytes": datasets.Value("binary"), "path": datasets.Value("string"), "class": datasets.Value("int64")}
 
 
 def _dataset(rows, features):

@@ -21,6 +21,9 @@ TABLES = (  # one Markdown table each
     ("which", "which_auroc", "top_1"),
 )
 
+LINE = ("metric", "method", "mean", "low", "high", "images", "left_out")
+AGAINST = ("twin", "difference", "difference_low", "difference_high")
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -110,16 +113,10 @@ def summarize(
             )
             if (twins or {}).get(label) in labels:
                 j = labels.index(twins[label])
-                low, high = interval_of(draws[i] - draws[j])
-                line |= {
-                    "twin": labels[j],
-                    "difference": estimates[i] - estimates[j],
-                    "difference_low": low,
-                    "difference_high": high,
-                }
+                against = labels[j], estimates[i] - estimates[j], *interval_of(draws[i] - draws[j])
+                line |= dict(zip(AGAINST, against, strict=True))
             lines.append(line)
-    order = ["metric", "method", "mean", "low", "high", "images", "left_out", "best"]
-    return pd.DataFrame(lines).reindex(columns=[*order, "twin", "difference", "difference_low", "difference_high"])
+    return pd.DataFrame(lines).reindex(columns=[*LINE, "best", *AGAINST])
 
 
 def paired_bootstrap(
@@ -165,16 +162,8 @@ def interval(values, seed: int = 0, resamples: int = 5000) -> tuple[float, float
 
 
 def _line(metric, label, i, estimates, draws, images, total):
-    low, high = interval_of(draws[i])
-    return {
-        "metric": metric,
-        "method": label,
-        "mean": estimates[i],
-        "low": low,
-        "high": high,
-        "images": images,
-        "left_out": total - images,
-    }
+    found = metric, label, estimates[i], *interval_of(draws[i]), images, total - images
+    return dict(zip(LINE, found, strict=True))
 
 
 def _estimates(values, metric, labels, options, seed, resamples):

@@ -115,12 +115,7 @@ class ExplorerView(anywidget.AnyWidget):
 
 
 def explore(
-    source,
-    photos=None,
-    show: str | Sequence[str] = "map",
-    targets: int | Sequence[int] = 3,
-    *,
-    answer: str = "",
+    source, photos=None, show: str | Sequence[str] = "map", targets: int | Sequence[int] = 3, *, answer: str = ""
 ) -> widgets.VBox:
     """Sliders over a live map.
 

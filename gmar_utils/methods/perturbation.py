@@ -30,6 +30,8 @@ def occlusion(trace: Trace, size: int = 2, baseline: float = 0.0, batch_size: in
     for name, value in (("size", size), ("batch_size", batch_size)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    if trace.pixel_values.ndim != 4:
+        raise ValueError("Occlusion hides pixels, and this model reads words. Use another method, such as gmar.")
     rows, columns = trace.grid
     height, width = (s // n for s, n in zip(trace.pixel_values.shape[-2:], trace.grid, strict=True))
     across = -(-columns // size)

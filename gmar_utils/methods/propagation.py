@@ -95,7 +95,7 @@ class UnknownRule(Exception):
 def _exact(*tensors):
     """Whether a pass was made in single precision throughout."""
     cast = torch.is_autocast_enabled(tensors[0].device.type) or torch.get_float32_matmul_precision() != "highest"
-    return not cast and all(t.dtype in (torch.float32, torch.float64) for t in tensors)
+    return not cast and not any(t.dtype in (torch.float16, torch.bfloat16) for t in tensors)
 
 
 def _propagate(trace, rules, images):

@@ -150,7 +150,7 @@ def explain_many(
 def _maps(methods, model, pixel_values, target, upsample, signed, layout, batch_size):
     check_model(model)
     pixel_values = check_pixel_values(pixel_values, model)
-    target = parse_target(target, len(pixel_values))
+    target, upsample = parse_target(target, len(pixel_values)), upsample and pixel_values.ndim == 4
     known = {label: registered(f) for label, f in methods.items()}
     gradients = any(m is None or m.class_aware for m in known.values())  # of another function nobody knows: at hand
     unsigned = [m.name for m in known.values() if m and not m.signed]

@@ -50,11 +50,7 @@ def saco(
         raise ValueError(f"groups must be a whole number of at least 2, got {groups!r}.")
     fill = baseline_named(baseline, seed)
     values, y, x = unit_values(checked_maps(maps, pixel_values), pixel_values, model, grid=grid)
-    place, units = ranks(values, descending=True), values[0].numel()
-    sizes = torch.tensor([len(part) for part in torch.arange(units).tensor_split(min(groups, units))])
-    group = torch.repeat_interleave(sizes).to(values.device)[place]  # of each patch (B, R, C)
-    means = torch.zeros(len(values), len(sizes), dtype=torch.float64, device=values.device)
-    means = means.scatter_add_(1, group.flatten(1), values.flatten(1).double()) / sizes.to(values.device)
+    group, means = grouped(values, groups)
     with evaluating(model, pixel_values, precision):
         target = resolve(model, pixel_values, target, batch_size)
 
@@ -62,8 +58,18 @@ def saco(
             shown = group[image] != (step - 1)[:, None, None]
             return score_of(model, fill(pixel_values[image], on_pixels(shown, y, x)), target[image], score)
 
-        scores = each_row(len(pixel_values), len(sizes) + 1, batch_size, pixel_values.device, run)
+        scores = each_row(len(pixel_values), means.shape[1] + 1, batch_size, pixel_values.device, run)
     return consistency(means, scores[:, :1] - scores[:, 1:])
+
+
+def grouped(values: torch.Tensor, groups: int = 10) -> tuple[torch.Tensor, torch.Tensor]:
+    """The group (B, R, C) of each patch, 0 the highest, and each group's mean value (B, K), of maps (B, R, C)."""
+    place, units = ranks(values, descending=True), values[0].numel()
+    sizes = torch.tensor([len(part) for part in torch.arange(units).tensor_split(min(groups, units))])
+    group = torch.repeat_interleave(sizes).to(values.device)[place]
+    means = torch.zeros(len(values), len(sizes), dtype=torch.float64, device=values.device)
+    means = means.scatter_add_(1, group.flatten(1), values.flatten(1).double()) / sizes.to(values.device)
+    return group, means
 
 
 def consistency(means: torch.Tensor, drops: torch.Tensor) -> torch.Tensor:

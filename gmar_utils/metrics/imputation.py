@@ -73,11 +73,7 @@ def linear(pixel_values: torch.Tensor, shown: torch.Tensor, seed: int = 0, noise
     return torch.as_tensor(filled).to(pixel_values).view_as(pixel_values)
 
 
-_FILLS = {
-    "zero": torch.zeros_like,
-    "blur": blur,
-    "mean": lambda x: x.mean((2, 3), keepdim=True).expand_as(x),
-}
+_FILLS = {"zero": torch.zeros_like, "blur": blur, "mean": lambda x: x.mean((2, 3), keepdim=True).expand_as(x)}
 
 
 def _checked(baseline, x, shown):

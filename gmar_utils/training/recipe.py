@@ -229,9 +229,7 @@ def pictures(
         return torch.from_numpy(images).movedim(-1, 1).contiguous(), torch.from_numpy(labels[:, 0])
     images, labels = data.tiny_imagenet_arrays("train" if split == "train" else "valid", source)
     even = range(0, len(images), 2)
-    part = {
-        "train": slice(None),
-        "watch": list(even[:: max(1, len(even) // 500)][:500]),
-        "test": slice(1, None, 2),
-    }[split]
+    part = {"train": slice(None), "watch": list(even[:: max(1, len(even) // 500)][:500]), "test": slice(1, None, 2)}[
+        split
+    ]
     return images[part], labels[part]

@@ -1,7 +1,8 @@
 """The model itself, checked before its maps: what ignores its photos, or was never trained, has nothing to explain."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -95,8 +96,8 @@ def _trained(model, x, batch_size):
         text = f"No light: {NEEDED} photos are needed, there are {len(x)}."
         return Light("last-block", "", "none", None, None, None, len(x), None, text)
     both = torch.cat([x, _noise(x[: len(x) // 2])])
-    own = _information(model, both, batch_size)
-    better = sum(_information(m, both, batch_size) >= own for m in _shuffled(model))
+    own, *others = (_information(_chances(model, logits)) for logits in _shuffled(model, both, batch_size))
+    better = sum(other >= own for other in others)
     p = (1 + better) / (1 + SHUFFLES)
     if p > LEVEL / 2:
         text = (
@@ -108,9 +109,9 @@ def _trained(model, x, batch_size):
     return Light("last-block", "", "green", own, None, None, len(x), p, text)
 
 
-def _information(model, x, batch_size):
+def _information(chances):
     """What an answer tells of which picture it was given for, in nats: H(mean p) − mean H(p)."""
-    chances = _chances(model, _logits(model, x, batch_size, "auto")).double()
+    chances = chances.double()
 
     def entropy(p):
         return -(p * p.clamp_min(1e-30).log()).sum(-1)
@@ -118,16 +119,41 @@ def _information(model, x, batch_size):
     return float((entropy(chances.mean(0)) - entropy(chances).mean(0)).mean())
 
 
-@torch.no_grad()
-def _shuffled(model: nn.Module) -> Iterator[nn.Module]:
-    """SHUFFLES times one copy of the model with every tensor of its last block in a new order."""
+def _shuffled(model: nn.Module, x: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
+    """Logits of the model, and SHUFFLES times those with every tensor of its last block in a new order.
+
+    The blocks before the last one run once for all of them."""
     model = copy.deepcopy(unwrap(model))
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(SHUFFLES):
-        for p in blocks(model)[-1].parameters():
-            order = torch.randperm(p.numel(), generator=generator).to(p.device)
-            p.copy_(p.flatten()[order].view_as(p))
-        yield model
+    *before, last = blocks(model)
+    trained = [p.detach().clone() for p in last.parameters()]
+    found = [[] for _ in range(1 + SHUFFLES)]
+    for part in x.split(batch_size):
+        generator = torch.Generator().manual_seed(0)
+        with ExitStack() as stack:
+            found[0].append(_kept_from(before, lambda p=part: _logits(model, p, batch_size, "auto"), stack))
+            for logits in found[1:]:
+                with torch.no_grad():
+                    for p in last.parameters():
+                        order = torch.randperm(p.numel(), generator=generator).to(p.device)
+                        p.copy_(p.flatten()[order].view_as(p))
+                logits.append(_logits(model, part, batch_size, "auto"))
+        with torch.no_grad():
+            for p, value in zip(last.parameters(), trained, strict=True):
+                p.copy_(value)
+    return [torch.cat(parts) for parts in found]
+
+
+def _kept_from(modules, run, stack):
+    """The result of `run`; for as long as the stack is open, each module then gives the output that it gave in it."""
+    given = {}
+    hooks = [m.register_forward_hook(lambda m, args, output: given.update({m: output})) for m in modules]
+    result = run()
+    for hook in hooks:
+        hook.remove()
+    for module, output in given.items():
+        stack.callback(delattr, module, "forward")
+        module.forward = lambda *args, _output=output, **kwargs: _output
+    return result
 
 
 def _everywhere(model, x, batch_size):
@@ -166,10 +192,10 @@ def _shares(model, x, batch_size):
     columns = torch.from_numpy(np.arange(width) * 4 // width)
     cell = (4 * rows[:, None] + columns).to(x.device)
     mean = x.mean((2, 3), keepdim=True)
-    full = _logits(model, x, batch_size)
+    full = _logits(model, x, batch_size, "auto")
     changes = []
     for k in range(16):
-        change = _logits(model, torch.where(cell == k, mean, x), batch_size) - full
+        change = _logits(model, torch.where(cell == k, mean, x), batch_size, "auto") - full
         changes.append((change - change.mean(1, keepdim=True) if change.shape[1] > 1 else change).norm(dim=1))
     effect = torch.stack(changes, 1)
     return (effect / effect.sum(1, keepdim=True).clamp_min(1e-12)).view(-1, 4, 4)

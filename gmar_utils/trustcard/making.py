@@ -12,7 +12,7 @@ from tqdm import tqdm
 from .. import __version__
 from ..capture.settling import once
 from ..evaluation.folder import digest, write
-from ..evaluation.provenance import provenance, shown, state_sha256
+from ..evaluation.provenance import provenance, shown, state_sha256, weights_sha256
 from ..methods import METHODS
 from ..model import Vit, load_model
 from . import measures
@@ -97,7 +97,13 @@ def trust(
         model=model,
         recommendation=choose(found_lights, model, judged, len(results)),
         problems=problems + _failures(results, titles),
-        provenance=provenance(model=shown(vit.name), photos=len(results), quick=quick, protocol=protocol),
+        provenance=provenance(
+            model=shown(vit.name),
+            weights_sha256=weights_sha256(vit),
+            photos=len(results),
+            quick=quick,
+            protocol=protocol,
+        ),
         book=book,
     )
 

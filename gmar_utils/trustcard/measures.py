@@ -13,7 +13,11 @@ from ..capture.layout import blocks, logits_of, unwrap
 from ..capture.target import problem_type, resolve_target
 from ..methods import METHODS, bind
 from ..methods.registry import patch_scores
-from ..metrics.forwards import evaluating
+from ..metrics.consistency import consistency, grouped
+from ..metrics.faithfulness import step_count
+from ..metrics.forwards import evaluating, score_of
+from ..metrics.imputation import baseline_named
+from ..metrics.units import on_pixels, ranks, unit_values
 from ..photo import minmax, resize
 
 REFERENCES = ("random", "center")  # what a map is compared with, and what nobody is told to show
@@ -166,30 +170,50 @@ def broken_copies(model: nn.Module) -> list[nn.Module]:
 
 
 def faithful_values(vit, photo, said: dict, maps: dict, protocol: dict) -> dict:
-    """{"srg": {label: value}, "saco": …}, of the references too; of several random maps the mean.
+    """{"srg": {label: value}, "saco": …}, of the references too: `metrics.srg` and `metrics.saco`, in fewer passes.
+
+    The SRG of random maps is 0, their mean; their SaCo is measured, for several maps the mean.
 
     Args:
         vit, photo, said: as `answers` gives it.
         maps: {label: (R, C) lists}, the references among them.
         protocol: steps, draws (of random maps), batch_size and precision.
     """
-    stacked = {k: torch.tensor(m) for k, m in maps.items() if k != "random"}
-    rows, columns = next(iter(stacked.values())).shape
+    labels = [k for k in maps if k != "random"]
+    values = torch.tensor([maps[k] for k in labels])
     generator = torch.Generator().manual_seed(int(photo.key[:8], 16) + 1)
-    drawn = torch.rand(protocol["draws"], rows, columns, generator=generator)
-    many = torch.cat([torch.stack(list(stacked.values())), drawn])
-    x = photo.pixel_values.expand(len(many), *photo.pixel_values.shape[1:])
-    common = {k: protocol[k] for k in ("batch_size", "precision")}
-    common |= {"target": said["target"], "score": "logit" if said["kind"] == "regression" else "probability"}
-    steps = None if protocol["steps"] is None else min(protocol["steps"], rows * columns)
-    found = {
-        "srg": metrics.srg(vit.model, x, many, steps=steps, **common),
-        "saco": metrics.saco(vit.model, x, many, **common),
-    }
+    drawn = torch.rand(protocol["draws"], *values.shape[1:], generator=generator)
+    units = values[0].numel()
+    steps = step_count(None if protocol["steps"] is None else min(protocol["steps"], units), "patch", units)
+    counts = torch.linspace(0, units, steps + 1, dtype=torch.float64).round().long()
+    place = ranks(values, descending=True)[:, None]
+    inserted, left = (compare(place, counts[:, None, None]) for compare in (torch.lt, torch.ge))
+    group, means = grouped(torch.cat([values, drawn]))
+    without = torch.cat([group[:, None] > -1, group[:, None] != torch.arange(means.shape[1])[:, None, None]], 1)
+    with evaluating(vit.model, photo.pixel_values, protocol["precision"]):
+        curves = _scores(vit.model, photo, said, torch.stack([inserted, left]), "zero", protocol["batch_size"])
+        scores = _scores(vit.model, photo, said, without, "mean", protocol["batch_size"])
+    srg = torch.trapezoid(curves[0] - curves[1], (counts / units).to(curves.dtype))
+    saco = consistency(means, scores[:, :1] - scores[:, 1:])
     return {
-        name: dict(zip(stacked, v.tolist(), strict=False)) | {"random": float(v[len(stacked) :].double().mean())}
-        for name, v in found.items()
+        "srg": dict(zip(labels, srg.tolist(), strict=True)) | {"random": 0.0},
+        "saco": dict(zip(labels, saco.tolist(), strict=False)) | {"random": float(saco[len(labels) :].mean())},
     }
+
+
+def _scores(model, photo, said, shown, baseline, batch_size):
+    """The target's score with only some patches shown, (…, R, C) bool → (…); what comes twice is run once."""
+    x = photo.pixel_values
+    _, rows, columns = unit_values(torch.zeros(1, *shown.shape[-2:], device=x.device), x, model)
+    target = torch.tensor([said["target"]], device=x.device)
+    score = "logit" if said["kind"] == "regression" else "probability"
+    fill = baseline_named(baseline)
+    different, back = shown.flatten(-2).flatten(0, -2).unique(dim=0, return_inverse=True)
+    found = []
+    for part in different.unflatten(1, shown.shape[-2:]).to(x.device).split(batch_size):
+        pictures = fill(x.expand(len(part), *x.shape[1:]), on_pixels(part, rows, columns))
+        found.append(score_of(model, pictures, target.expand(len(part)), score).cpu())
+    return torch.cat(found)[back].view(shown.shape[:-2])
 
 
 def object_values(vit, photo, maps: dict) -> dict:

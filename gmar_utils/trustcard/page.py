@@ -186,4 +186,4 @@ def _percent(p):
 
 
 def _number(x):
-    return f"{x:.2f}".replace("-", "−")
+    return f"{round(x, 2) + 0.0:.2f}".replace("-", "−")  # no −0.00

@@ -134,7 +134,7 @@ def coded(maps):
     return np.rint(127 * maps).astype(np.int8)
 
 
-def gallery(run):
+def table(run):
     """Every picture under every method: a line for each question, and the scores as 8-bit numbers beside it."""
     started, lines, kept = time.perf_counter(), [], {}
     (run.work / "gallery").mkdir(parents=True, exist_ok=True)

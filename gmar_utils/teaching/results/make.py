@@ -12,7 +12,7 @@ import pandas as pd
 
 from gmar_utils.evaluation.summary import interval
 
-from . import RESULTS, gallery, probes, tables
+from . import RESULTS, cues, gallery, probes, tables, trustcards
 from .claims import CLAIMS, ENOUGH, OPEN, needed, overall, verdict
 from .work import FIELD, Run
 
@@ -80,11 +80,13 @@ JOBS = {
     "randomization": probes.randomization,
     "artefacts": probes.artefacts,
     "cost": probes.cost,
+    "trust-cards": trustcards.cards,
     "audit-tiny-imagenet": lambda run: tables.audit(run, "tiny-imagenet"),
     "sensitivity-tiny-imagenet": lambda run: tables.sensitivity(run, "tiny-imagenet"),
     "audit-shapes": lambda run: tables.audit(run, "shapes"),
     "sensitivity-shapes": lambda run: tables.sensitivity(run, "shapes"),
-    "gallery": gallery.gallery,
+    "gallery": gallery.table,
+    "words": cues.table,
     "claims": claims,
 }
 

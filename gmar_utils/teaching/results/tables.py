@@ -141,7 +141,7 @@ def settings():
     yield "default", "", CORE, every, both
     yield "masking", "top half", CORE, every, ("drop-top",)
     yield "masking", "raw", CORE, {"masking": "raw"}, DROPS
-    yield "steps", 16, CORE, {"steps": 16}, CURVES
+    yield "steps", 4, CORE, {"steps": 4}, CURVES
     yield "baseline", "blur", CORE, {"baseline": "blur"}, CURVES
     yield "score", "logit", CORE, {"score": "logit"}, CURVES
     yield "norm", "L2", {"gmar": ("gmar", {"norm": "l2"})}, every, both

@@ -80,10 +80,7 @@ def bundled(*size):
     return load_model(MODEL, image_size=size or PIXELS)
 
 
-SETS = {
-    "tiny-imagenet": (bundled, tiny_imagenet),
-    "shapes": (lambda: load_model("vit-shapes"), lambda: shapes(1000)),
-}
+SETS = {"tiny-imagenet": (bundled, tiny_imagenet), "shapes": (lambda: load_model("vit-shapes"), lambda: shapes(1000))}
 
 
 def compared(rows, reference):

@@ -14,8 +14,9 @@ from PIL import Image
 from planted import cornered, ignoring, noise_method, photos, sound, untrained, vit_of
 
 import gmar_utils
-from gmar_utils import load_model, trust
-from gmar_utils.trustcard import measures
+from gmar_utils import METHODS, load_model, metrics, trust
+from gmar_utils.trustcard import health, measures
+from gmar_utils.trustcard.photos import read_photos
 
 pytestmark = pytest.mark.filterwarnings("ignore:The gradient of a layer is zero")
 
@@ -153,6 +154,34 @@ def test_boxes_are_masks(tmp_path):
     assert found.photos[0].mask.nonzero().aminmax(dim=0)[0].tolist() == [8, 4] and found.results[0]["object"]
 
 
+@pytest.mark.parametrize("steps", [5, None])
+def test_fewer_passes_give_the_metrics_own_numbers(steps):
+    vit, (picture, *_) = vit_of(sound(0)), photos(0, 1)[0]
+    photo = read_photos(vit, [picture])[0][0]
+    said = measures.answers(vit, photo.pixel_values)
+    values = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0))
+    values[2] = 0  # no order at all
+    maps = dict(zip("abc", values.tolist(), strict=True)) | {"random": values[0].tolist()}
+    protocol = {"steps": steps, "draws": 2, "batch_size": 7, "precision": "float32"}
+    found = measures.faithful_values(vit, photo, said, maps, protocol)
+    x = photo.pixel_values.expand(3, -1, -1, -1)
+    for name, metric, options in (("srg", metrics.srg, {"steps": steps}), ("saco", metrics.saco, {})):
+        wanted = metric(vit.model, x, values, said["target"], **options)
+        assert [found[name][k] for k in "abc"] == pytest.approx(wanted.tolist(), abs=1e-6)
+    assert found["srg"]["random"] == 0 and abs(found["saco"]["random"]) < 1
+
+
+def test_the_blocks_before_the_last_run_once_for_all_shuffles():
+    model, x = sound(0), torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    own, *others = health._shuffled(model, x, batch_size=3)
+    assert len(others) == health.SHUFFLES and torch.allclose(own, model(x), atol=0.05)
+    copied, generator = sound(0), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in copied.blocks[-1].parameters():
+            p.copy_(p.flatten()[torch.randperm(p.numel(), generator=generator)].view_as(p))
+        assert torch.allclose(others[0], copied(x), atol=0.05) and not torch.allclose(own, others[0], atol=0.1)
+
+
 def test_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     calls, stops = [], [3]
     real = measures.faithful_values
@@ -207,6 +236,19 @@ def test_heads_of_every_kind(labels, kind):
     trained = next((x for x in found.model if x.check == "last-block"), None)
     assert trained is None or (trained.colour == "none") == (kind == "regression")
     assert found.html.count("<article") == 6
+
+
+def test_all_methods_and_all_steps():
+    model = build("vit", labels=3)
+    vit = load_model(model, mean=[0.5] * 3, std=[0.5] * 3, size=32, device="cpu")
+    found = trust(vit, photos(0, 1)[0], progress=False)
+    judged = {k for k, m in found.methods.items() if not m.reference}
+    assert (
+        judged
+        == set(METHODS) - set(measures.REFERENCES)
+        == set(found.results[0]["faithful"]["srg"]) - {*measures.REFERENCES}
+    )
+    assert not found.problems and found.provenance["protocol"]["steps"] is None
 
 
 def test_a_method_that_fails_is_named_and_the_others_judged():

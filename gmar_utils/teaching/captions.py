@@ -1,0 +1,223 @@
+"""Pictures and words: a small CLIP, trained on generated scenes and what can be said of them.
+
+`python -m gmar_utils.teaching.captions` draws the scenes, trains on one processor core and writes the checkpoint.
+"""
+
+import argparse
+import math
+import time
+from itertools import permutations
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+
+from gmar_utils import load_model
+from gmar_utils.checkpoint import CHECKPOINTS
+from gmar_utils.data import drawing
+
+NAME = "clip-shapes"
+NAMES = drawing.CLASSES
+RELATIONS = ("left of", "above")  # along x, along y
+SINGLES = [f"a {name}" for name in NAMES]
+PAIRS = [(a, r, b) for a, b in permutations(range(len(NAMES)), 2) for r in range(2)]
+SENTENCES = [f"a {NAMES[a]} {RELATIONS[r]} a {NAMES[b]}" for a, r, b in PAIRS]
+CAPTIONS = [*SINGLES, *SENTENCES]
+CLOSE = 4  # pixels: two objects nearer to each other along an axis are not told apart by it
+
+
+def scenes(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pictures of two objects, uint8 (n, 64, 64, 3); their classes (n, 2); from the second to the first, (n, 2): x and
+    y in pixels, y downwards."""
+    made = drawing.scenes(n, 64, seed, objects=2)
+    centres = (made.boxes[..., :2] + made.boxes[..., 2:]) / 2
+    return torch.tensor(made.images), torch.tensor(made.labels), torch.tensor(centres[:, 0] - centres[:, 1])
+
+
+def truth(labels: torch.Tensor, apart: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which captions are true of each scene, and which are not clear, bool (n, captions) each."""
+    alone = (labels[:, :, None] == torch.arange(len(NAMES))).any(1)
+    a, r, b = torch.tensor(PAIRS).T
+    first, second = labels[:, :1], labels[:, 1:]
+    forwards, backwards = (first == a) & (second == b), (first == b) & (second == a)
+    true = forwards & (apart[:, r] < 0) | backwards & (apart[:, r] > 0)
+    close = (forwards | backwards) & (apart[:, r].abs() < CLOSE)
+    return torch.cat([alone, true & ~close], 1), torch.cat([torch.zeros_like(alone), close], 1)
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word of these captions."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = sorted({w for text in CAPTIONS for w in text.split()})
+    vocabulary = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[BOS]", *words, "[EOS]"])}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(
+        single="[BOS] $A [EOS]", special_tokens=[(t, vocabulary[t]) for t in ("[BOS]", "[EOS]")]
+    )
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "[BOS]", "eos_token": "[EOS]"}
+    return PreTrainedTokenizerFast(tokenizer_object=made, **special)
+
+
+SAME = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "image_size",
+    "patch_size",
+    "hidden_act",
+)
+RENAMED = {
+    "encoder.layers": "layers",
+    "self_attn.out_proj": "attention.o_proj",
+    "self_attn": "attention",
+    "layer_norm1": "layernorm_before",
+    "layer_norm2": "layernorm_after",
+    "post_layernorm": "layernorm",
+}
+
+
+def untrained(words: PreTrainedTokenizerFast, pixels: torch.Tensor) -> CLIPModel:
+    """A CLIP whose image tower begins as `vit-shapes`, and whose small text tower is random.
+
+    pixels: some pictures, which say how large the tokens are that enter the first block."""
+    vit = load_model("vit-shapes", device="cpu").model
+    special = {f"{k}_token_id": getattr(words, f"{k}_token_id") for k in ("pad", "bos", "eos")}
+    text = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text |= {"max_position_embeddings": 16, "vocab_size": len(words)} | special
+    vision = {k: getattr(vit.config, k) for k in SAME}
+    clip = CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=64))
+    given, taken = vit.vit.state_dict(), {}
+    for key in clip.vision_model.state_dict():
+        old = key
+        for new, name in RENAMED.items():
+            old = old.replace(new, name)
+        if old in given:
+            taken[key] = given[old]
+    places, patches = given["embeddings.position_embeddings"][0].clone(), "embeddings.patch_embeddings.projection"
+    places[1:] += given[f"{patches}.bias"]  # CLIP's patch embedding has none
+    taken["embeddings.class_embedding"] = given["embeddings.cls_token"][0, 0]
+    taken["embeddings.patch_embedding.weight"] = given[f"{patches}.weight"]
+    taken["embeddings.position_embedding.weight"] = places
+    missing, unexpected = clip.vision_model.load_state_dict(taken, strict=False)
+    assert not unexpected and all("pre_layrnorm" in k for k in missing), (missing, unexpected)
+    with torch.no_grad():  # CLIP's norm in front of the blocks keeps the size that they know
+        clip.vision_model.pre_layrnorm.weight.fill_(vit.vit.embeddings(pixels).std(-1).mean())
+    return clip
+
+
+def turned(pixels: torch.Tensor, apart: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each picture (B, 3, h, h) turned and mirrored by chance, and what that does to `apart`."""
+    pixels, apart = pixels.clone(), apart.clone()
+    for axis in (0, 1):
+        flip = torch.rand(len(pixels)) < 0.5
+        pixels[flip] = pixels[flip].flip(3 - axis)
+        apart[flip, axis] *= -1
+    swap = torch.rand(len(pixels)) < 0.5
+    pixels[swap], apart[swap] = pixels[swap].transpose(2, 3), apart[swap].flip(1)
+    return pixels, apart
+
+
+def encoded(clip: CLIPModel, words, texts: list[str]) -> torch.Tensor:
+    """Text embeddings of length 1."""
+    return F.normalize(clip.get_text_features(**words(texts, padding=True, return_tensors="pt")).pooler_output, dim=-1)
+
+
+def loss_of(clip: CLIPModel, words, pixels: torch.Tensor, labels: torch.Tensor, apart: torch.Tensor) -> torch.Tensor:
+    """CLIP's loss, both ways, of two captions for each picture: one of its objects, and where the two are.
+
+    Another picture's caption that is true of this one too is no wrong answer, and is left out."""
+    true, unclear = truth(labels, apart)
+    own = torch.cat(
+        [
+            torch.multinomial(true[:, part].float(), 1) + part.start
+            for part in (slice(0, len(SINGLES)), slice(len(SINGLES), len(CAPTIONS)))
+        ],
+        1,
+    )
+    asked, place = own.unique(return_inverse=True)
+    images = F.normalize(clip.get_image_features(pixels).pooler_output, dim=-1)
+    logits = clip.logit_scale.exp().clamp_max(100) * images @ encoded(clip, words, [CAPTIONS[k] for k in asked]).T
+    left_out = (true | unclear)[:, asked]
+    total = 0
+    for column in place.T:
+        mine = F.one_hot(column, len(asked)).bool()
+        total += F.cross_entropy(logits.masked_fill(left_out & ~mine, -torch.inf), column)
+        back, excused = logits.T[column], left_out.T[column] & ~torch.eye(len(pixels), dtype=torch.bool)
+        total += F.cross_entropy(back.masked_fill(excused, -torch.inf), torch.arange(len(pixels)))
+    return total / 4
+
+
+def matched(clip: CLIPModel, words, pixels: torch.Tensor, labels: torch.Tensor, apart: torch.Tensor) -> dict:
+    """Percent of held-out scenes whose first sentence of all is true, and whose two first single objects are theirs."""
+    true, unclear = truth(labels, apart)
+    with torch.inference_mode():
+        texts = encoded(clip, words, CAPTIONS)
+        images = torch.cat([F.normalize(clip.get_image_features(p).pooler_output, dim=-1) for p in pixels.split(100)])
+    found, start = images @ texts.T, len(SINGLES)
+    best = (start + found[:, start:].masked_fill(unclear[:, start:], -torch.inf).argmax(1))[:, None]
+    two = found[:, :start].topk(2).indices
+    return {
+        "sentence": 100 * true.gather(1, best).float().mean().item(),
+        "objects": 100 * true.gather(1, two).all(1).float().mean().item(),
+    }
+
+
+def train(n: int = 12_000, steps: int = 600, batch: int = 128, rate: float = 1e-3, seed: int = 0, minutes: float = 15):
+    """The trained CLIP, its tokenizer and what was measured on the way."""
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)
+    vit, words, started = load_model("vit-shapes", device="cpu"), tokenizer(), time.process_time()
+    images, labels, apart = scenes(n, seed)
+    held_out = scenes(500, seed + 1)
+    held_out = (vit.preprocess(list(held_out[0].numpy())), *held_out[1:])
+    mean, std = (torch.tensor(getattr(vit.processor, k)).view(3, 1, 1) for k in ("image_mean", "image_std"))
+    clip = untrained(words, held_out[0][:100])
+    decayed = [p for p in clip.parameters() if p.ndim > 1]
+    others = [p for p in clip.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    optimiser, log = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98)), []
+    bar = tqdm(range(steps), disable=None)
+    for step in bar:
+        done = max(step / steps, (time.process_time() - started) / (60 * minutes))
+        for group in optimiser.param_groups:
+            group["lr"] = rate * min(1, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * min(1, done)))
+        chosen = torch.randint(n, (batch,))
+        pixels = (images[chosen].permute(0, 3, 1, 2) / 255 - mean) / std
+        pixels, moved = turned(pixels, apart[chosen])
+        clip.train()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = loss_of(clip, words, pixels, labels[chosen], moved)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(clip.parameters(), 1.0)
+        optimiser.step()
+        if step % 100 == 99 or step == steps - 1 or done >= 1:
+            found = matched(clip.eval(), words, *held_out)
+            log.append({"step": step + 1, "loss": loss.item(), "seconds": time.process_time() - started, **found})
+            print(log[-1], flush=True)
+        if done >= 1:
+            break
+    return clip.eval(), words, vit.processor, log
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=CHECKPOINTS / NAME)
+    parser.add_argument("--scenes", type=int, default=12_000)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--minutes", type=float, default=15)
+    arguments = parser.parse_args()
+    clip, words, processor, log = train(arguments.scenes, arguments.steps, minutes=arguments.minutes)
+    clip.half().save_pretrained(arguments.out)
+    words.save_pretrained(arguments.out)
+    processor.save_pretrained(arguments.out)
+    return log
+
+
+if __name__ == "__main__":
+    main()
