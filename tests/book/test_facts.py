@@ -178,3 +178,8 @@ def test_the_promises_were_kept_as_often_as_the_page_needs():
     assert tried["bad input"] >= 300 and tried["gmar finetune"] >= 20 and tried["10 threads"] >= 8 * 6
     assert not table[["lost", "different"]].fillna(0).to_numpy().any()
     assert set(show.about("campaign")["parts"]) >= {"bad-inputs", "finetune-kills", "threads"}
+
+
+def test_every_guard_has_tests_that_notice_when_it_is_gone():
+    """'What this tool promises': at least three for each mechanism."""
+    assert show.read("mutations")["tests that fail"].min() >= 3

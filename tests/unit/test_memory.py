@@ -1,11 +1,12 @@
 """What is available, and what a picture's attention takes."""
 
+import numpy as np
 import psutil
 import pytest
 import torch
 from families import build
 
-from gmar_utils import memory
+from gmar_utils import load_model, memory
 
 CPU = torch.device("cpu")
 
@@ -39,3 +40,20 @@ def test_models_that_do_not_say_are_judged_by_their_pixels_alone(monkeypatch):
     memory.check_fits(model, (1, 3, 64, 64), CPU)
     with pytest.raises(MemoryError, match="64×65"):
         memory.check_fits(model, (1, 3, 64, 65), CPU)
+
+
+@pytest.mark.parametrize("call", ["explain", "predict"])
+@pytest.mark.parametrize("side", [64, 96])
+def test_a_picture_that_cannot_fit_is_refused_before_the_first_pass(monkeypatch, call, side):
+    model, passes = build("vit", image_size=side), []
+    vit = load_model(model, mean=[0.5] * 3, std=[0.5] * 3, size=side, device="cpu")
+    monkeypatch.setattr(memory, "available", lambda device: memory.attention_bytes(model, (1, 3, side, side)) - 1)
+    model.register_forward_pre_hook(lambda *_: passes.append(None))
+    with pytest.raises(MemoryError, match=f"{side}×{side} pixels the attention of 1 picture"):
+        getattr(vit, call)(np.zeros((40, 40, 3), np.uint8))
+    assert not passes
+
+
+def test_a_size_that_cannot_fit_is_refused_when_a_model_is_loaded():
+    with pytest.raises(MemoryError, match="14000×14000"):
+        load_model("vit-small-tiny-imagenet", image_size=14_000, device="cpu")

@@ -23,7 +23,9 @@ KINDS = {
     ),
     "roberta": lambda: hf.RobertaForSequenceClassification(hf.RobertaConfig(**SHAPE, **WIDTHS)),
     "modernbert": lambda: hf.ModernBertForSequenceClassification(hf.ModernBertConfig(**SHAPE, **WIDTHS, **SPECIAL)),
-    "gpt2": lambda: hf.GPT2ForSequenceClassification(hf.GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4)),
+    "gpt2": lambda: hf.GPT2ForSequenceClassification(
+        hf.GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4, pad_token_id=0)
+    ),
     "deberta": lambda: hf.DebertaV2ForSequenceClassification(hf.DebertaV2Config(**SHAPE, **WIDTHS)),
 }
 
