@@ -1,8 +1,8 @@
 """Takes each mechanism against silent errors out, one at a time, and counts the tests that notice.
 
-`python tests/benchmarks/mutations.py [KIND …]` writes book/results/mutations.csv, or these lines of it. It stops at three
-failed tests a kind: that is what is asked. As a plugin of pytest (`-p mutations`) this file takes the mechanism that
-GMAR_MUTATION names out of the library.
+`python tests/benchmarks/mutations.py [KIND …]` writes book/results/mutations.csv, or these lines of it. It stops at
+three failed tests a kind: that is what is asked. As a plugin of pytest (`-p mutations`) this file takes the mechanism
+that GMAR_MUTATION names out of the library.
 """
 
 import functools
