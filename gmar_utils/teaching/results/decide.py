@@ -129,7 +129,7 @@ def title(label):
 
 
 def sentence():
-    """The book's answer in two sentences: how faithful, and whether the map knows which of two objects was asked for."""
+    """The answer in two sentences: how faithful a map is, and whether it knows which of two objects was asked for."""
     table, asked = (question.rows().set_index("method") for question in (QUESTIONS["faithful"], QUESTIONS["which"]))
     score, gmar = table["mean"], asked.loc["gmar-l1-paper"]
     coin = "no better than a coin" if gmar["low"] <= 50 <= gmar["high"] else "not a coin"
