@@ -67,10 +67,10 @@ class Process:
 # gmar evaluate --------------------------------------------------------------------------------------------------------
 
 EVALUATE = (
-    "evaluate --data shapes --model vit-shapes --limit 96 --methods gmar rollout gmar-l2-paper random "
-    "--metrics insertion deletion drop iou --protocol steps=4"
+    "evaluate --data shapes --model vit-shapes --limit 64 --methods gmar rollout random "
+    "--metrics insertion drop iou --protocol steps=4"
 ).split()
-LAST = 6  # blocks
+LAST = 4  # blocks
 
 
 def evaluate_kills(count: int, generator: random.Random) -> Iterator[dict]:
