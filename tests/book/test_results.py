@@ -172,11 +172,15 @@ def test_the_released_weights_do_not_matter():
 
 @pytest.mark.parametrize("name", ["sensitivity-tiny-imagenet", "sensitivity-shapes"])
 def test_what_the_chapters_say_about_the_head_weights(name):
-    """Chapters 9 and 12: in most settings no effect can be told, and no list of stable sentences names the weights."""
-    table = pd.read_csv(RESULTS / f"{name}.csv").query("a == 'gmar' and b == 'uniform'")
+    """Chapters 9 and 12: in most settings no effect can be told or none matters, and no list of stable sentences names
+    the weights."""
+    every = pd.read_csv(RESULTS / f"{name}.csv")
+    for row in every.itertuples():
+        assert row.verdict == claims.verdict(row.low, row.high, 0, row.images, claims.MARGIN.get(row.metric, 0)), row
+    table, unclear = every.query("a == 'gmar' and b == 'uniform'"), {claims.OPEN, claims.SAME}
     assert len(table) > 50
-    assert (table["verdict"] == claims.OPEN).mean() > 0.85
-    assert all(len(set(part)) > 1 or set(part) == {claims.OPEN} for _, part in table.groupby("metric")["verdict"])
+    assert table["verdict"].isin(unclear).mean() > 0.85
+    assert all(len(set(part)) > 1 or set(part) <= unclear for _, part in table.groupby("metric")["verdict"])
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda p: p.stem)
