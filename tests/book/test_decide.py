@@ -18,7 +18,7 @@ def test_an_interval_answers(low, high, sign, expected):
 
 
 def test_some_get_no_tick_whatever_their_numbers():
-    for label in ("random", "center", "rollout", "rollout-report", "attention"):
+    for label in ("random", "center", "rollout", "rollout-report", "attention", "gmar-none-paper"):
         assert decide.answer(ASKED["which"], label, 90, 99, 50) == "✗"
     assert decide.answer(ASKED["faithful"], "random", 90, 99, 50) == "✗"
     assert decide.answer(ASKED["faithful"], "rollout", 90, 99, 50) == "✓"
