@@ -118,6 +118,7 @@ def plot():
         table = question.rows()
         viz.forest(table, ax, xlabel=question.short)
         ax.axvline(question.bar(table.set_index("method")), color="0.5", lw=1, ls=":")
+        ax.tick_params(labelleft=ax is axes[0])
         ax.set_title("more is better →" if question.sign > 0 else "← less is better", fontsize=8)
     return axes
 
