@@ -126,7 +126,8 @@ def plot():
 def title(label):
     """A method's name in prose; the library's own default of it where there are variants."""
     name, options = DEFAULT_METHODS.get(label, (label, {}))
-    return METHODS[name].title + (f" ({', '.join(map(str, options.values()))})" if options else "")
+    said = {"l1": "L1", "l2": "L2", "bth": "BT-H", None: "equal weights"}
+    return METHODS[name].title + (f" ({', '.join(said.get(o, o) for o in options.values())})" if options else "")
 
 
 def sentence():
