@@ -219,7 +219,7 @@ class Coloured:
         for title, (words, scores) in self.rows.items():
             top = max(map(abs, scores)) or 1
             signed = self.palette.startswith("RdBu")
-            shares = [0.5 + 0.4 * s / top if signed else 0.75 * max(s, 0) / top for s in scores]
+            shares = [0.5 + 0.3 * s / top if signed else 0.6 * max(s, 0) / top for s in scores]
             spans = (
                 f'<span style="background:{to_hex(colours(share))};color:#111;padding:2px 4px;border-radius:3px" '
                 f'title="{score:.2f}">{html.escape(word)}</span>'
