@@ -18,6 +18,8 @@ from gmar_utils import load_model
 from gmar_utils.checkpoint import CHECKPOINTS
 from gmar_utils.data import drawing
 
+from .tokens import word_tokenizer
+
 NAME = "clip-shapes"
 NAMES = drawing.CLASSES
 RELATIONS = ("left of", "above")  # along x, along y
@@ -49,17 +51,8 @@ def truth(labels: torch.Tensor, apart: torch.Tensor) -> tuple[torch.Tensor, torc
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """One token a word of these captions."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
     words = sorted({w for text in CAPTIONS for w in text.split()})
-    vocabulary = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[BOS]", *words, "[EOS]"])}
-    made = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.post_processor = processors.TemplateProcessing(
-        single="[BOS] $A [EOS]", special_tokens=[(t, vocabulary[t]) for t in ("[BOS]", "[EOS]")]
-    )
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "[BOS]", "eos_token": "[EOS]"}
-    return PreTrainedTokenizerFast(tokenizer_object=made, **special)
+    return word_tokenizer(["[PAD]", "[UNK]", "[BOS]", *words, "[EOS]"], "bos", "eos")
 
 
 SAME = (

@@ -28,6 +28,8 @@ from gmar_utils.capture.layout import logits_of
 from gmar_utils.capture.target import class_score
 from gmar_utils.checkpoint import CHECKPOINTS
 
+from .tokens import word_tokenizer
+
 NAME = "words/bert-cues"  # below a folder of its own: what load_model offers are models of pictures
 LABELS, BATCH = ("bad", "good"), 64
 CUES = {
@@ -108,16 +110,7 @@ def vocabulary() -> list[str]:
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """One token a word."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-    numbers = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *vocabulary()])}
-    made = Tokenizer(models.WordLevel(numbers, unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    made.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[(t, numbers[t]) for t in ("[CLS]", "[SEP]")]
-    )
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    return PreTrainedTokenizerFast(tokenizer_object=made, **special)
+    return word_tokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *vocabulary()], "cls", "sep")
 
 
 def by_length(given: list[Sentence]) -> list[list[int]]:
