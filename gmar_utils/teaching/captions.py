@@ -17,6 +17,7 @@ from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 from gmar_utils import load_model
 from gmar_utils.checkpoint import CHECKPOINTS
 from gmar_utils.data import drawing
+from gmar_utils.metrics.forwards import cheap_dtype
 
 from .tokens import word_tokenizer
 
@@ -173,7 +174,7 @@ def train(n: int = 12_000, steps: int = 600, batch: int = 128, rate: float = 1e-
     decayed = [p for p in clip.parameters() if p.ndim > 1]
     others = [p for p in clip.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    optimiser, log = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98)), []
+    optimiser, log, cheap = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98)), [], cheap_dtype("cpu")
     bar = tqdm(range(steps), disable=None)
     for step in bar:
         done = max(step / steps, (time.process_time() - started) / (60 * minutes))
@@ -183,7 +184,7 @@ def train(n: int = 12_000, steps: int = 600, batch: int = 128, rate: float = 1e-
         pixels = (images[chosen].permute(0, 3, 1, 2) / 255 - mean) / std
         pixels, moved = turned(pixels, apart[chosen])
         clip.train()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", cheap, enabled=cheap == torch.bfloat16):
             loss = loss_of(clip, words, pixels, labels[chosen], moved)
         optimiser.zero_grad()
         loss.backward()
