@@ -40,11 +40,11 @@ def table_localization(run, name, vit, records, about, settings, methods=None):
     run.save(name, pd.concat(parts), vit, started, data=about, images=len(records), protocol=cards)
 
 
-def table_voc(run, preset="report", name="voc2012"):
+def table_voc(run, name="voc2012", preset="report", pixels=224, methods=None):
     records = data.voc2012()
     records = records.select(range(run.images(len(records))))
-    about = "VOC 2012 val, a record for each image and class that the model has"
-    table_localization(run, name, bundled(224, 224), records, about, {preset: metrics.PRESETS[preset] | LABEL})
+    about, vit = "VOC 2012 val, a record for each image and class that the model has", bundled(pixels, pixels)
+    table_localization(run, name, vit, records, about, {preset: metrics.PRESETS[preset] | LABEL}, methods)
 
 
 def table_pairs(run, name, vit, pairs, about, methods=None):
@@ -57,9 +57,9 @@ def table_pairs(run, name, vit, pairs, about, methods=None):
     run.save(name, found.frame(), vit, started, **about)
 
 
-def table_voc_pairs(run):
+def table_voc_pairs(run, name="voc-pairs", pixels=224, methods=None):
     about = "VOC 2012 val, photos with two classes that are both among the model's first ten"
-    table_pairs(run, "voc-pairs", bundled(224, 224), data.voc_pairs(), about)
+    table_pairs(run, name, bundled(pixels, pixels), data.voc_pairs(), about, methods)
 
 
 def table_shape_pairs(run):
