@@ -122,27 +122,18 @@ def encoded(clip: CLIPModel, words, texts: list[str]) -> torch.Tensor:
 
 
 def loss_of(clip: CLIPModel, words, pixels: torch.Tensor, labels: torch.Tensor, apart: torch.Tensor) -> torch.Tensor:
-    """CLIP's loss, both ways, of two captions for each picture: one of its objects, and where the two are.
+    """CLIP's loss, both ways, with every caption in the batch: one object's name, and where the two are.
 
-    Another picture's caption that is true of this one too is no wrong answer, and is left out."""
+    All true captions of a picture are right answers, each as likely; one that is not clear is no answer at all."""
     true, unclear = truth(labels, apart)
-    own = torch.cat(
-        [
-            torch.multinomial(true[:, part].float(), 1) + part.start
-            for part in (slice(0, len(SINGLES)), slice(len(SINGLES), len(CAPTIONS)))
-        ],
-        1,
-    )
-    asked, place = own.unique(return_inverse=True)
     images = F.normalize(clip.get_image_features(pixels).pooler_output, dim=-1)
-    logits = clip.logit_scale.exp().clamp_max(100) * images @ encoded(clip, words, [CAPTIONS[k] for k in asked]).T
-    left_out = (true | unclear)[:, asked]
-    total = 0
-    for column in place.T:
-        mine = F.one_hot(column, len(asked)).bool()
-        total += F.cross_entropy(logits.masked_fill(left_out & ~mine, -torch.inf), column)
-        back, excused = logits.T[column], left_out.T[column] & ~torch.eye(len(pixels), dtype=torch.bool)
-        total += F.cross_entropy(back.masked_fill(excused, -torch.inf), torch.arange(len(pixels)))
+    logits = clip.logit_scale.exp().clamp_max(100) * images @ encoded(clip, words, CAPTIONS).T
+    logits, total = logits.float().masked_fill(unclear, -1e4), 0.0
+    for part in (slice(0, len(SINGLES)), slice(len(SINGLES), len(CAPTIONS))):
+        for way in (0, 1):
+            right, found = true[:, part].float(), logits[:, part].log_softmax(1 - way)
+            answers = right.sum(1 - way, keepdim=True)
+            total -= (right / answers.clamp_min(1) * found).sum() / (answers > 0).sum()
     return total / 4
 
 
@@ -161,7 +152,7 @@ def matched(clip: CLIPModel, words, pixels: torch.Tensor, labels: torch.Tensor, 
     }
 
 
-def train(n: int = 12_000, steps: int = 600, batch: int = 128, rate: float = 1e-3, seed: int = 0, minutes: float = 15):
+def train(n: int = 12_000, steps: int = 1500, batch: int = 64, rate: float = 1e-3, seed: int = 0, minutes: float = 15):
     """The trained CLIP, its tokenizer and what was measured on the way."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)
@@ -171,15 +162,16 @@ def train(n: int = 12_000, steps: int = 600, batch: int = 128, rate: float = 1e-
     held_out = (vit.preprocess(list(held_out[0].numpy())), *held_out[1:])
     mean, std = (torch.tensor(getattr(vit.processor, k)).view(3, 1, 1) for k in ("image_mean", "image_std"))
     clip = untrained(words, held_out[0][:100])
-    decayed = [p for p in clip.parameters() if p.ndim > 1]
-    others = [p for p in clip.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    optimiser, log, cheap = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98)), [], cheap_dtype("cpu")
+    known, new = list(clip.vision_model.parameters()), list(clip.text_model.parameters())
+    new += [*clip.visual_projection.parameters(), *clip.text_projection.parameters(), clip.logit_scale]
+    groups = [{"params": known, "share": 0.5}, {"params": new, "share": 1.0}]  # the tower keeps what it has learned
+    optimiser = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
+    log, cheap = [], cheap_dtype("cpu")
     bar = tqdm(range(steps), disable=None)
     for step in bar:
         done = max(step / steps, (time.process_time() - started) / (60 * minutes))
         for group in optimiser.param_groups:
-            group["lr"] = rate * min(1, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * min(1, done)))
+            group["lr"] = group["share"] * rate * min(1, (step + 1) / 50) * (1 + math.cos(math.pi * min(1, done))) / 2
         chosen = torch.randint(n, (batch,))
         pixels = (images[chosen].permute(0, 3, 1, 2) / 255 - mean) / std
         pixels, moved = turned(pixels, apart[chosen])
@@ -203,7 +195,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=CHECKPOINTS / NAME)
     parser.add_argument("--scenes", type=int, default=12_000)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--minutes", type=float, default=15)
     arguments = parser.parse_args()
     clip, words, processor, log = train(arguments.scenes, arguments.steps, minutes=arguments.minutes)

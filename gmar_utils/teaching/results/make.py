@@ -5,6 +5,8 @@ book/results are means, 95 % intervals and verdicts. `--small` takes few images 
 """
 
 import argparse
+import hashlib
+import json
 import math
 import time
 
@@ -17,12 +19,30 @@ from .claims import CLAIMS, ENOUGH, OPEN, needed, overall, verdict
 from .work import FIELD, Run
 
 
+def _tables(run):
+    """{job: SHA-256 of its table}, of every job that a claim reads."""
+    jobs = sorted({part.job for claim in CLAIMS.values() for part in claim.parts})
+    files = {job: run.out / f"{job}.csv" for job in jobs}
+    return {job: hashlib.sha256(file.read_bytes()).hexdigest() for job, file in files.items() if file.exists()}
+
+
 def claims(run):
     """The verdict for each claim, from the rows of the jobs. Where a job's rows are not at hand, because its table was
-    made on another machine, what they said last time stays."""
+    made on another machine, what they said last time stays, as long as it is still that table.
+
+    Raises:
+        ValueError: for a job without rows whose table is not the one that the last verdicts were read from."""
     started, lines, cache = time.perf_counter(), [], {}
     file = RESULTS / "claims.csv"
     before = pd.read_csv(file).set_index(["claim", "part"]) if file.exists() else pd.DataFrame()
+    read, last = _tables(run), {}
+    if file.exists():
+        last = json.loads(file.with_suffix(".json").read_text()).get("tables", {})
+    for job, digest in read.items():
+        if not (run.work / job / "rows.csv").exists() and last.get(job, digest) != digest:
+            raise ValueError(
+                f"{job}.csv is newer than the verdicts, and its rows are not here: run make.py {job} claims"
+            )
     for name, claim in CLAIMS.items():
         for part in claim.parts:
             rows = run.work / part.job / "rows.csv"
@@ -61,6 +81,7 @@ def claims(run):
         table,
         started=started,
         smallest_sample=ENOUGH,
+        tables=read,
         not_run=sorted({c.job for c in table.itertuples() if c.images == 0 and c.verdict == OPEN}),
     )
 
