@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from .. import __version__
-from ..checkpoint import CHECKPOINTS, bundled
+from ..checkpoint import CHECKPOINTS
 from ..model import Vit
 
 
@@ -49,7 +49,7 @@ def describe_device(device: torch.device | str = "cpu") -> str:
 
 def weights_sha256(vit: Vit) -> str:
     """SHA-256 of the checkpoint's model.safetensors; of the weights themselves for a model made in memory."""
-    folder = CHECKPOINTS / vit.name if vit.name in bundled() else Path(vit.name)
+    folder = CHECKPOINTS / vit.name if (CHECKPOINTS / vit.name).is_dir() else Path(vit.name)
     file = folder / "model.safetensors"
     if not file.is_file() and vit.name.count("/") == 1:
         from huggingface_hub import try_to_load_from_cache

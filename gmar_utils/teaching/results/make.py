@@ -97,6 +97,7 @@ JOBS = {
     "voc-pairs": tables.table_voc_pairs,
     "voc-pairs-112": lambda run: tables.table_voc_pairs(run, "voc-pairs-112", 112, FIELD),
     "shape-pairs": tables.table_shape_pairs,
+    "prompt-pairs": tables.table_prompt_pairs,
     "confidence": probes.confidence,
     "classes": probes.classes,
     "heads": probes.heads,

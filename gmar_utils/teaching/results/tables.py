@@ -10,6 +10,7 @@ from gmar_utils.evaluation.measures import BASELINE, COLUMNS, FAITHFULNESS
 from gmar_utils.evaluation.pairs import known
 from gmar_utils.evaluation.summary import interval
 
+from .. import captions
 from . import readings
 from .claims import MARGIN, verdict
 from .work import ABOUT_TINY, FIELD, SETS, batches, bound, bundled, compared, rows_of, sample, shapes, tiny_imagenet
@@ -47,13 +48,13 @@ def table_voc(run, name="voc2012", preset="report", pixels=224, methods=None):
     table_localization(run, name, vit, records, about, {preset: metrics.PRESETS[preset] | LABEL}, methods)
 
 
-def table_pairs(run, name, vit, pairs, about, methods=None):
+def table_pairs(run, name, vit, pairs, about, methods=None, first=10, **more):
     """One of two objects: each photo asked about both; how often the map lies on the one that was asked for."""
     started, every = time.perf_counter(), len(pairs)
-    pairs = known(vit, pairs)
+    pairs = known(vit, pairs, first)
     pairs = pairs.select(range(run.images(len(pairs))))
     found = run.evaluate(name, vit, pairs, methods=methods)
-    about = {"data": about, "photos": every, "known": len(pairs), "protocol": found.protocol}
+    about = {"data": about, "photos": every, "known": len(pairs), "protocol": found.protocol} | more
     run.save(name, found.frame(), vit, started, **about)
 
 
@@ -66,6 +67,13 @@ def table_shape_pairs(run):
     vit, pairs = load_model("vit-shapes"), data.shape_pairs(run.images(300), seed=1000)
     about = "shapes, two objects, both classes among the model's first ten"
     table_pairs(run, "shape-pairs", vit, pairs, about, FIELD)
+
+
+def table_prompt_pairs(run):
+    vit, pairs = captions.load().asking(*captions.SINGLES), captions.pairs(run.images(200), seed=1000)
+    about = "shapes, two objects, asked about by their names; both names are the model's first two of six"
+    right = captions.measured(captions.load(), run.images(500))
+    table_pairs(run, "prompt-pairs", vit, pairs, about, FIELD, first=2, right=right)
 
 
 def table_shapes(run):
