@@ -43,7 +43,7 @@ def table_localization(run, name, vit, records, about, settings, methods=None):
 
 def table_voc(run, name="voc2012", preset="report", pixels=224, methods=None):
     records = data.voc2012()
-    records = records.select(range(run.images(len(records))))
+    records = sample(records, run.images(len(records)))
     about, vit = "VOC 2012 val, a record for each image and class that the model has", bundled(pixels, pixels)
     table_localization(run, name, vit, records, about, {preset: metrics.PRESETS[preset] | LABEL}, methods)
 
