@@ -89,6 +89,17 @@ def test_rollout_finds_an_object_without_being_asked_which():
     assert table.loc["rollout", "mean"] >= table.loc["chefer", "low"]
 
 
+def test_head_weights_cost_something_on_shapes_and_less_than_a_point_on_photographs():
+    """Chapter 6: the paired difference to equal weights, in the paper's form."""
+    page = text("notebooks/06_localisation.ipynb")
+    assert "On the shapes GMAR stands below its own map at equal weights" in page
+    assert "On photographs less than one point lies between the two" in page
+    for table in ("shapes", "shapes-two", "voc2012"):
+        rows = show.read(table).query("method == 'gmar-l1-paper' and metric in ('average_precision', 'iou')")
+        ends = rows[["difference_low", "difference_high"]]
+        assert len(rows) == 2 and (ends.abs().lt(1) if table == "voc2012" else ends.lt(0)).all(axis=None)
+
+
 def test_what_a_heads_weight_says_of_muting():
     """Chapter 9: a little within a layer, nothing over the whole network, whose order is no better than chance."""
     table = show.read("heads").query("metric == 'weight_predicts_muting'").set_index("method")
