@@ -123,7 +123,7 @@ def table(ax, x: float, y: float, values, rows=(), columns=(), title: str = "", 
 
 
 def scores(ax, x: float, y: float, values, names, title: str = ""):
-    """The map of a few tokens: a square for each with its score, the smallest dark; the first one's centre at (x, y)."""
+    """The map of a few tokens: a square for each, with its score, the smallest dark; the first one stands at (x, y)."""
     values = np.asarray(values, dtype=float)
     shades = (values - values.min()) / (np.ptp(values) or 1.0)
     for i, (value, shade, name) in enumerate(zip(values, shades, names, strict=True)):

@@ -24,5 +24,5 @@ def test_chapter_states_the_same_minutes(name, read, do):
 
 def test_the_last_line_is_the_sum():
     lines = re.findall(r"^\| \[.+?\]\(.+?\) \| (\d*) *\| (\d*).*\|$", TABLE, re.M)
-    sums = tuple(sum(int(n) for n in column if n) for column in zip(*lines, strict=True))
-    assert re.search(r"^\| \*\*all\*\* \| \*\*(\d+)\*\* \| \*\*(\d+)\*\* \|$", TABLE, re.M).groups() == tuple(map(str, sums))
+    sums = [sum(int(n) for n in column if n) for column in zip(*lines, strict=True)]
+    assert f"| **all** | **{sums[0]}** | **{sums[1]}** |" in TABLE
