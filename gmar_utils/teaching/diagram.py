@@ -115,6 +115,23 @@ def matrix(ax, values, rows=(), columns=(), title: str = "", top: float | None =
     return ax
 
 
+def table(ax, x: float, y: float, values, rows=(), columns=(), title: str = "", top: float | None = None, size=1.1):
+    """A `matrix` on a canvas, its upper left corner at (x, y), `size` units a number."""
+    n, m = np.shape(values)
+    place = ax.inset_axes((x, y, size * m, size * n), transform=ax.transData)
+    return matrix(place, values, rows, columns, title, top)
+
+
+def scores(ax, x: float, y: float, values, names, title: str = ""):
+    """The map of a few tokens: a square for each, with its score, the smallest dark; the first one stands at (x, y)."""
+    values = np.asarray(values, dtype=float)
+    shades = (values - values.min()) / (np.ptp(values) or 1.0)
+    for i, (value, shade, name) in enumerate(zip(values, shades, names, strict=True)):
+        token(ax, x + 1.2 * i, y, f"{value:.2f}", plt.cm.magma(shade), size=1.15, fontsize=11)
+        ax.text(x + 1.2 * i, y + 1, name, ha="center", fontsize=10)
+    ax.text(x + 0.6 * (len(values) - 1), y - 0.8, title, ha="center", fontsize=11)
+
+
 def _ink_on(fill):
     red, green, blue = plt.matplotlib.colors.to_rgb(fill)
     return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.5 else INK

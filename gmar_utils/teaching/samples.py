@@ -1,6 +1,6 @@
 """The book's pictures: scikit-image's own photos, all inside its wheel, and what is put together from them."""
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..data import drawing
 
@@ -27,6 +27,11 @@ def cat_and_coffee():
     picture.paste(cat.crop((113, 0, 338, 300)), (0, 0))
     picture.paste(coffee.crop((150, 0, 450, 400)).resize((225, 300), Image.Resampling.LANCZOS), (225, 0))
     return picture
+
+
+def cut(*names):
+    """Photos of `PHOTOS` cut to the shape of the book's picture, 450 × 300; without names, all of them."""
+    return [ImageOps.fit(photo(name), (450, 300), centering=(0.5, 0)) for name in names or PHOTOS]
 
 
 def star_and_cross():

@@ -48,7 +48,7 @@ CHECKS = (
         "ρ",
         0.9,
         -1,
-        "notebooks/04_gradients",
+        "notebooks/04_grad_cam",
     ),
     Check(
         "faithful",

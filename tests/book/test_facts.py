@@ -89,6 +89,39 @@ def test_rollout_finds_an_object_without_being_asked_which():
     assert table.loc["rollout", "mean"] >= table.loc["chefer", "low"]
 
 
+def test_head_weights_cost_something_on_shapes_and_less_than_a_point_on_photographs():
+    """Chapter 6: the paired difference to equal weights, in the paper's form."""
+    page = text("notebooks/06_localisation.ipynb")
+    assert "On the shapes GMAR stands below its own map at equal weights" in page
+    assert "On photographs less than one point lies between the two" in page
+    for table in ("shapes", "shapes-two", "voc2012"):
+        rows = show.read(table).query("method == 'gmar-l1-paper' and metric in ('average_precision', 'iou')")
+        ends = rows[["difference_low", "difference_high"]]
+        assert len(rows) == 2 and (ends.abs().lt(1) if table == "voc2012" else ends.lt(0)).all(axis=None)
+
+
+def test_the_published_read_out_scores_like_dice():
+    """'A map that no weight can change': insertion and deletion cannot tell it from random; the mended one they can."""
+    table = show.read("audit-tiny-imagenet").set_index(["metric", "method"])
+    for metric in ("insertion", "deletion"):
+        shipped, mended, dice = (table.loc[metric, k] for k in ("released", "released, all heads", "random"))
+        assert shipped["low"] < dice["mean"] < shipped["high"]
+        assert mended["low"] > dice["high"] or mended["high"] < dice["low"]
+
+
+def test_chapter_6_counts_its_scenes():
+    assert "A thousand scenes" in text("notebooks/06_localisation.ipynb")
+    assert set(show.read("shapes")["images"]) == set(show.read("shapes-two")["images"]) == {1000}
+    assert "thousand" not in text("notebooks/07_sanity.ipynb")  # its tables hold fewer pictures
+
+
+def test_pages_count_the_heads_of_the_model():
+    config = json.loads((ROOT / "gmar_utils/checkpoints/vit-small-tiny-imagenet/config.json").read_text("utf8"))
+    heads = config["num_hidden_layers"] * config["num_attention_heads"]
+    for page in ("02_rollout", "03_gmar"):
+        assert f"of {heads}" in text(f"notebooks/{page}.ipynb") or f"all {heads}" in text(f"notebooks/{page}.ipynb")
+
+
 def test_what_a_heads_weight_says_of_muting():
     """Chapter 9: a little within a layer, nothing over the whole network, whose order is no better than chance."""
     table = show.read("heads").query("metric == 'weight_predicts_muting'").set_index("method")

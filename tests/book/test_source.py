@@ -106,6 +106,23 @@ class TestNotebook:
                 assert re.search(r"checks\.\w+\(|assert ", source(cell)), cell["id"]
 
 
+TEACHING = [p for p in NOTEBOOKS if p.stem < "08" or p.stem in ("planted", "your_model")]
+
+
+@pytest.mark.parametrize("path", TEACHING, ids=name)
+def test_a_chapter_is_read_for_its_pictures(path):
+    """Each figure has a caption; few cells show a bar of code; no line of code is cut at the edge of the page."""
+    bars = 0
+    for cell in cells(path, "code"):
+        tags = set(cell["metadata"].get("tags", []))
+        if "image" in cell["metadata"].get("mystnb", {}) and cell["id"] != "map":  # a map's caption is its own
+            assert "figure" in cell["metadata"]["mystnb"], f"{cell['id']}: a figure without a caption"
+        if not tags & {"remove-input", "setup"}:
+            bars += not tags & {"exercise", "solution"}
+            assert all(len(line) <= 88 for line in source(cell).splitlines()), f"{cell['id']}: a line over 88 columns"
+    assert bars <= 8
+
+
 @pytest.mark.parametrize("path", [*NOTEBOOKS, *PROSE], ids=name)
 class TestPage:
     def test_pictures_are_described(self, path):

@@ -20,3 +20,9 @@ def test_chapter_states_the_same_minutes(name, read, do):
     notebook = json.loads((ROOT / f"notebooks/{name}.ipynb").read_text(encoding="utf8"))
     text = "".join(notebook["cells"][0]["source"])
     assert re.search(rf"\*\*Time\*\*: {read} minutes to read, {do} to (do|play)\b", text), text[-200:]
+
+
+def test_the_last_line_is_the_sum():
+    lines = re.findall(r"^\| \[.+?\]\(.+?\) \| (\d*) *\| (\d*).*\|$", TABLE, re.M)
+    sums = [sum(int(n) for n in column if n) for column in zip(*lines, strict=True)]
+    assert f"| **all** | **{sums[0]}** | **{sums[1]}** |" in TABLE

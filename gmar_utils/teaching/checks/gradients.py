@@ -149,7 +149,7 @@ def check_tie(answer):
     expect(ask(answer, constant, slope, 0, 1), 2.0, what="α for other numbers")
 
 
-# chapter 4: gradients ------------------------------------------------------------------------------------------
+# chapters 4 and 4b: gradients --------------------------------------------------------------------------------------
 
 
 @exercise(4, "medium", 10)
