@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--recipe", choices=RECIPES, default="shapes", help="what to train (default: %(default)s)")
     add("--init", help="start from this bundled model, folder or hub id, instead of the recipe's")
     add("--layers", type=types.positive, help="keep only so many of its first layers")
-    add("--source", help="Tiny-ImageNet: folder, zip or hub id (default: GMAR_TINY_IMAGENET, or hub)")
+    add("--source", help="Tiny-ImageNet: folder or hub id (default: GMAR_TINY_IMAGENET, or hub)")
     add(
         "--out",
         type=folder,

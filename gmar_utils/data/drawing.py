@@ -33,16 +33,16 @@ def _regular(n, inner=1.0):
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)
 
 
+NOTCH, QUARTER = np.array([(-1, -3), (1, -3), (1, -1)]), np.array([(0, 1), (-1, 0)])
 POLYGONS = {
     "square": _regular(4),
     "triangle": _regular(3),
     "bar": np.array([(-1, -0.25), (1, -0.25), (1, 0.25), (-1, 0.25)]),
-    "cross": np.array([(-1, -3), (1, -3), (1, -1), (3, -1), (3, 1), (1, 1), (1, 3), (-1, 3), (-1, 1), (-3, 1), (-3, -1),
-                       (-1, -1)]) / 3,
+    "cross": np.concatenate([NOTCH @ np.linalg.matrix_power(QUARTER, k) for k in range(4)]) / 3,
     "star": _regular(10, inner=0.4),
     "bow tie": np.array([(-1, -0.7), (0, -0.12), (1, -0.7), (1, 0.7), (0, 0.12), (-1, 0.7)]),
     "corner": np.array([(-0.8, -0.8), (-0.2, -0.8), (-0.2, 0.2), (0.8, 0.2), (0.8, 0.8), (-0.8, 0.8)]),
-}  # fmt: skip
+}
 CURVES = {
     "disc": lambda u, v: u * u + v * v < 1,
     "ring": lambda u, v: (u * u + v * v < 1) & (u * u + v * v > 0.3),
@@ -232,8 +232,7 @@ def scenes(n: int, size: int = 64, seed: int = 0, objects: int = 1, occlusion: f
 
 def _boxes(masks):
     """(…, h, w) bool to (…, 4): x0, y0, x1, y1, the last two exclusive."""
-    columns, rows = masks.any(-2), masks.any(-1)
-    return np.stack(
-        [columns.argmax(-1), rows.argmax(-1), columns.shape[-1] - columns[..., ::-1].argmax(-1),
-         rows.shape[-1] - rows[..., ::-1].argmax(-1)], -1,
-    )  # fmt: skip
+    hits = masks.any(-2), masks.any(-1)
+    first = [hit.argmax(-1) for hit in hits]
+    last = [hit.shape[-1] - hit[..., ::-1].argmax(-1) for hit in hits]
+    return np.stack([*first, *last], -1)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
@@ -23,22 +22,6 @@ def find_source(source: str | Path | None, variable: str, hub: str) -> tuple[Pat
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not path.parent.is_dir():
         return None, source
     raise FileNotFoundError(f"{source}: no such file or folder. Give a local path or a hub id, or set {variable}.")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """What ``datasets`` would log and draw meanwhile is left out: its errors are raised again with the file's name."""
-    import datasets
-
-    level, bars = datasets.logging.get_verbosity(), datasets.utils.are_progress_bars_disabled()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.logging.set_verbosity(level)
-        if not bars:
-            datasets.enable_progress_bars()
 
 
 def from_hub(name: str, split: str, variable: str):
