@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--source", help="Tiny-ImageNet: folder or hub id (default: GMAR_TINY_IMAGENET, or hub)")
     add(
         "--out",
-        type=folder,
+        type=types.folder,
         help="folder of the checkpoint; its training/ holds the state, from which the same command goes on after a "
         "kill (default: the recipe's name)",
     )
@@ -96,13 +96,6 @@ def main(args: argparse.Namespace) -> int:
 def _print(name, found):
     for what, numbers in found.items():
         print(f"{name}: {what}:", ", ".join(f"{k} {v}" for k, v in numbers.items()))
-
-
-def folder(text: str) -> Path:
-    """A path that is not empty."""
-    if not text:
-        raise argparse.ArgumentTypeError("expected a folder, got an empty text; was a variable of the shell not set?")
-    return Path(text)
 
 
 def number(text: str) -> float:

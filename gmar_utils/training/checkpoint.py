@@ -21,7 +21,7 @@ from ..model import Vit, load_model
 from .augment import resized
 from .card import model_card
 from .recipe import Recipe, pictures
-from .state import history, settle
+from .state import read
 
 
 def starting_point(recipe: Recipe, words: Sequence[str]) -> tuple[nn.Module, ViTImageProcessorPil]:
@@ -170,7 +170,6 @@ def save(
     out: str | Path,
     recipe: Recipe,
     source: str | None = None,
-    story: str = "",
     run: str | Path | None = None,
 ) -> dict[str, dict[str, float]]:
     """Write a checkpoint folder in Hugging Face format, in half precision, measure it, and write its card.
@@ -184,7 +183,6 @@ def save(
         out: The folder.
         recipe: What made the weights.
         source: Where Tiny-ImageNet is, for the measuring.
-        story: What the recipe does not say, in a sentence: an earlier training that this one goes on from, say.
         run: The folder of `train`'s state and log.
 
     Returns:
@@ -203,10 +201,10 @@ def save(
         processor.save_pretrained(fresh)
         vit = load_model(fresh)
         found = measure(vit, source, sorted({vit.model.config.image_size, recipe.usual_size()}))
-        card = model_card(out.name, vit.model.config, asdict(recipe), found, history(run) if run else {}, story)
-        card.save(fresh / "README.md")
+        history = read(Path(run) / "state.pt") if run else None
+        model_card(out.name, vit.model.config, asdict(recipe), found, history).save(fresh / "README.md")
         for file in sorted(fresh.iterdir()):
-            settle(file, out / file.name)
+            file.replace(out / file.name)
     except (OSError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise OSError(f"{out}: the checkpoint could not be written ({reason}). Make room and call again.") from error

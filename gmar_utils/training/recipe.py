@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -87,11 +89,8 @@ class Recipe:
 
     def usual_size(self) -> int:
         """The size that most steps have: what is measured in one size is measured in this one."""
-        shares = Counter()
-        for share, size in self.stages:
-            turns = size if isinstance(size, tuple) else (size,)
-            shares.update({px: share * turns.count(px) / len(turns) for px in turns})
-        return max(shares, key=shares.get)
+        usual = Counter(pixels_at(self, step, 1000) for step in range(1000))
+        return max(usual, key=usual.get)
 
 
 RECIPES = {
@@ -165,12 +164,9 @@ RECIPES = {
 
 def pixels_at(recipe: Recipe, step: int, total: int) -> int:
     """The size of the pictures of a step: the stages follow each other by their shares, a stage's sizes take turns."""
-    px = recipe.stages[-1][1]
-    for i, (_, size) in enumerate(recipe.stages):
-        if step < sum(share for share, _ in recipe.stages[: i + 1]) * total:
-            px = size
-            break
-    return px if isinstance(px, int) else px[step % len(px)]
+    ends = list(accumulate(share for share, _ in recipe.stages))
+    _, size = recipe.stages[min(bisect(ends, step / total), len(ends) - 1)]
+    return size if isinstance(size, int) else size[step % len(size)]
 
 
 def warmup_steps(recipe: Recipe, total: int) -> int:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
 
+from ..files import atomic
 from .recipe import Recipe, full_rate, pixels_at
 
+KEYS = ("step", "recipe", "settings", "changes", "log", "running", "parts")
 MEND = "Delete it to start again, or put a whole copy in its place."
 
 
@@ -28,15 +29,13 @@ def claim(folder: Path) -> Iterator[None]:
         ValueError: another process has it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock", timeout=0)
     try:
-        lock.acquire()
+        with FileLock(folder / "lock", timeout=0):
+            for left in folder.glob(".*.state.pt"):  # by a process that was killed while it wrote
+                left.unlink()
+            yield
     except Timeout:
         raise ValueError(f"{folder}: another process is training here. Wait for it, or give another --out.") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def settings(
@@ -71,28 +70,12 @@ def write(file: Path, state: dict) -> None:
     Raises:
         OSError: it could not be written; the state before it is whole.
     """
-    fresh = file.with_suffix(".new")
     try:
-        torch.save(state, fresh)
-        settle(fresh, file)
+        with atomic(file) as temporary:
+            torch.save(state, temporary)
     except (OSError, RuntimeError) as error:  # torch's writer says RuntimeError for a full disk
-        with suppress(OSError):
-            fresh.unlink()
         reason = str(error).splitlines()[0]
         raise OSError(f"{file}: could not be written ({reason}). The state before it is kept; make room.") from error
-
-
-def settle(fresh: Path, file: Path) -> None:
-    """Put a written file in its place so that neither a kill nor a power cut leaves half of it."""
-    for path, rename in ((fresh, True), (file.parent, False)):
-        if rename or os.name == "posix":  # only there a folder can be synchronised
-            handle = os.open(path, os.O_RDONLY if not rename else os.O_RDWR)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-        if rename:
-            os.replace(fresh, file)
 
 
 def read(file: Path) -> dict | None:
@@ -104,20 +87,13 @@ def read(file: Path) -> dict | None:
     if not file.exists():
         return None
     try:
-        with zipfile.ZipFile(file) as archive:  # torch itself compares no checksums
-            whole = archive.testzip() is None
+        with zipfile.ZipFile(file) as archive:
+            if archive.testzip():  # torch itself compares no checksums
+                raise ValueError("a part of it is damaged")
         state = torch.load(file, map_location="cpu", weights_only=True)
-        whole = whole and isinstance(state["step"], int) and state["step"] >= 0 and isinstance(state["parts"], dict)
-        before = state["recipe"]
-        # version 0.1 wrote neither settings nor log, and called the schedule a trapezoid
-        names = {"trapezoid": "warmup_stable_decay", "constant": "constant_with_warmup"}
-        state["recipe"] = Recipe(**before | {"schedule": names.get(before["schedule"], before["schedule"])})
-        state["log"] = state.get("log") or _whole_rows(file.with_name("log.jsonl"), state["step"])
+        return {k: state[k] for k in KEYS} | {"recipe": Recipe(**state["recipe"])}
     except Exception as error:  # whatever torch and pickle say of a damaged or foreign file
         raise ValueError(f"{file} is not a whole state of gmar finetune ({type(error).__name__}). {MEND}") from None
-    if not whole:
-        raise ValueError(f"{file} is not a whole state of gmar finetune (damaged, or no step in it). {MEND}")
-    return {"settings": None, "changes": [], "running": [0.0, 0], **state}
 
 
 def agree(file: Path, state: dict, recipe: Recipe, ours: dict[str, object], per_epoch: int) -> list[dict]:
@@ -134,10 +110,7 @@ def agree(file: Path, state: dict, recipe: Recipe, ours: dict[str, object], per_
         ValueError: another training, or a length that the steps already made do not fit.
     """
     before, step = state["recipe"], state["step"]
-    theirs = state["settings"]
-    if theirs is None:  # version 0.1: only the recipe is known
-        theirs, ours = asdict(replace(before, epochs=recipe.epochs)), asdict(recipe)
-    if changed := [k for k in ours if theirs.get(k) != ours[k]]:
+    if changed := [k for k in ours if state["settings"].get(k) != ours[k]]:
         raise ValueError(
             f"{file} is of another training ({', '.join(changed)} differ). Give another --out, or delete it."
         )
@@ -158,24 +131,6 @@ def agree(file: Path, state: dict, recipe: Recipe, ours: dict[str, object], per_
 
 
 def write_log(file: Path, rows: list[dict]) -> None:
-    """The log anew, without what a killed process wrote after its last state."""
-    fresh = file.with_suffix(".new")
-    fresh.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    settle(fresh, file)
-
-
-def _whole_rows(file: Path, step: int) -> list[dict]:
-    """The rows of a log up to a step, each step once; a last line cut by a kill is no row."""
-    rows = {}
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else ():
-        with suppress(ValueError, KeyError, TypeError):
-            row = json.loads(line)
-            if row["step"] <= step:
-                rows[row["step"]] = row
-    return list(rows.values())
-
-
-def history(folder: str | Path) -> dict[str, object]:
-    """What a card says of a training, from the folder of its state: step, log, settings, changes of its length."""
-    state = torch.load(Path(folder) / "state.pt", map_location="cpu", weights_only=True, mmap=True)
-    return {k: state[k] for k in ("step", "log", "settings", "changes")}
+    """The log of a training, a line of JSON for each row."""
+    with atomic(file) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

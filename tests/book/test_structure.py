@@ -221,7 +221,6 @@ SKIPS = {
     "tests/unit/test_capture.py": 1,
     "tests/unit/test_checkpoint.py": 1,
     "tests/unit/test_explorer.py": 4,
-    "tests/unit/test_finetune.py": 3,
     "tests/unit/test_metrics_localization.py": 1,
     "tests/unit/test_metrics_sanity.py": 3,
     "tests/unit/test_photo.py": 1,
