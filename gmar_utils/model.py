@@ -70,17 +70,10 @@ class Vit:
         return torch.cat(prepared)
 
     def _prepared(self, photos) -> list[torch.Tensor]:
-        """Pixel values (1, channels, h, w) of each photo; photos of one size go through the processor together."""
-        pictures = [np.asarray(p)[..., None] if np.ndim(p) == 2 else np.asarray(p) for p in photos]
-        by_size, results = {}, [None] * len(pictures)
-        for i, picture in enumerate(pictures):
-            by_size.setdefault(picture.shape, []).append(i)
+        """Pixel values (1, channels, h, w) of each photo."""
+        pictures = [np.atleast_3d(photo) for photo in photos]
         dtype = next(self.model.parameters()).dtype
-        for at in by_size.values():
-            values = prepare(self.processor, [pictures[i] for i in at]).to(self.device, dtype)
-            for i, single in zip(at, values.split(1), strict=True):
-                results[i] = single
-        return results
+        return [prepare(self.processor, picture).to(self.device, dtype) for picture in pictures]
 
     def to_photo(self, maps: torch.Tensor, images) -> list[torch.Tensor]:
         """Maps (B, r, c) → B tensors (height, width), float32, on each photo's own pixels; NaN outside the crop.
@@ -194,8 +187,7 @@ class Vit:
                 ranked = enumerate(zip(chosen.tolist(), shown, strict=True), 1)
                 rows[i] = [(file, rank, self.label(k), k, p) for rank, (k, p) in ranked]
 
-        for values, at in self._batches(photos):
-            in_batches(lambda part, v=values, at=at: predicted(v[part], at[part]), len(at), batch_size)
+        self._in_batches(photos, batch_size, predicted)
         table = pd.DataFrame(sum(rows, []), columns=["file", "rank", "label", "class_id", "probability"])
         return table.astype({"probability": float})
 
@@ -259,18 +251,18 @@ class Vit:
                 about = asked, label, p, name, given, signed
                 results[i] = Explanation(patches, _displayed(photos[i]), *about, at_input, self.processor)
 
-        for values, at in self._batches(photos):
-            in_batches(lambda part, v=values, at=at: explained(v[part], at[part]), len(at), batch_size)
+        self._in_batches(photos, batch_size, explained)
         return results[0] if is_one(images) else results
 
-    def _batches(self, photos):
-        """(pixel values, positions) of the photos; those that the processor makes of one shape are one batch."""
+    def _in_batches(self, photos, batch_size, function):
+        """Calls function(pixel values, positions); photos that the processor makes of one shape go together."""
         by_shape = {}
         for i, values in enumerate(self._prepared(photos)):
             check_fits(self.model, values.shape, self.device)
             by_shape.setdefault(values.shape, []).append((values, i))
         for found in by_shape.values():
-            yield torch.cat([values for values, _ in found]), [i for _, i in found]
+            values, at = torch.cat([v for v, _ in found]), [i for _, i in found]
+            in_batches(lambda part, v=values, at=at: function(v[part], at[part]), len(at), batch_size)
 
     def _targets(self, target, count):
         if isinstance(target, tuple):
