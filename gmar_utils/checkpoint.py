@@ -201,9 +201,8 @@ def image_processor(source: str | Path | None, module: nn.Module, mean=None, std
 
 def _saved_processor(source):
     """The processor of a folder or hub id; None where there is no file of one."""
-    from huggingface_hub import try_to_load_from_cache
     from transformers import AutoImageProcessor
-    from transformers.utils import is_torchvision_available
+    from transformers.utils import has_file, is_torchvision_available
 
     try:
         try:
@@ -213,14 +212,11 @@ def _saved_processor(source):
                 raise
             return _pil_class(source).from_pretrained(source)
     except Exception as error:  # whatever a broken file makes its reader stumble over
-        if Path(source).is_dir():
-            files = [Path(source, name) for name in PROCESSOR_FILES if Path(source, name).exists()]
-        else:
-            files = [f for name in PROCESSOR_FILES if isinstance(f := try_to_load_from_cache(str(source), name), str)]
+        files = [name for name in PROCESSOR_FILES if has_file(source, name, local_files_only=True)]
         if not files:
             return None
         raise ValueError(
-            f"The processor file {Path(files[0]).name!r} of {str(source)!r} is broken or of a kind that transformers "
+            f"The processor file {files[0]!r} of {str(source)!r} is broken or of a kind that transformers "
             f"does not know ({_reason(error)}). Correct it, or pass mean=, std= and size=, or processor=."
         ) from None
 

@@ -1,5 +1,6 @@
 """A classifier with its preprocessing and its words: what it says of a photo, and why."""
 
+import difflib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -134,9 +135,9 @@ class Vit:
         elif isinstance(word, bool) or not hasattr(word, "__index__"):
             raise TypeError(f"A class is a label word or a whole number, got {word!r}.")
         word = int(word)
-        if word < 0 or self.labels and word >= max(len(self.labels), 2):  # one label can stand for two classes
-            top = max(len(self.labels), 2) - 1
-            raise IndexError(f"target {word} is outside the model's classes 0 to {top if self.labels else 'K − 1'}.")
+        top = max(len(self.labels), 2) - 1 if self.labels else "K − 1"  # one label can stand for two classes
+        if word < 0 or self.labels and word > top:
+            raise IndexError(f"target {word} is outside the model's classes 0 to {top}.")
         return word
 
     def _no_label(self, word, found):
@@ -145,8 +146,6 @@ class Vit:
             return f"{len(found)} classes have the label {word!r}: {which}. Pass one of the numbers."
         near = [self.label(i) for i, text in enumerate(self.labels) if word.strip().lower() in text.lower()][:5]
         if not near:
-            import difflib
-
             by_word = {w.strip().lower(): i for i in range(len(self.labels)) for w in self._words(i)}
             near = [self.label(by_word[w]) for w in difflib.get_close_matches(word.lower(), by_word, 3, 0.75)]
         hint = f"near it: {', '.join(near)}" if near and word.strip() else "all of them: .labels, or gmar info MODEL"
@@ -265,18 +264,19 @@ class Vit:
             in_batches(lambda part, v=values, at=at: function(v[part], at[part]), len(at), batch_size)
 
     def _targets(self, target, count):
+        target = target.tolist() if hasattr(target, "tolist") else target
         if isinstance(target, tuple):
             if len(target) != 2:
                 raise ValueError(
                     f"A tuple is a contrast of two classes (a, b), got {len(target)}; classes for each picture go in a "
                     "list."
                 )
-            return tuple(self.class_id(t) for t in target)
-        if isinstance(target, list | np.ndarray | torch.Tensor) and np.ndim(target):
+            return tuple(map(self.class_id, target))
+        if isinstance(target, list):
             if len(target) != count:
                 raise ValueError(f"{len(target)} targets for {count} pictures.")
-            return [self.class_id(t.item() if hasattr(t, "item") else t) for t in target]
-        return None if target is None else self.class_id(target.item() if hasattr(target, "item") else target)
+            return list(map(self.class_id, target))
+        return None if target is None else self.class_id(target)
 
     def _probability(self, logits, target):
         try:

@@ -52,10 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """`gmar finetune`."""
-    for name in ("measure", "init", "source"):
-        if getattr(args, name) == "":
-            raise ValueError(f"--{name} is empty. Was a variable of the shell not set?")
-    if args.measure:
+    if args.measure is not None:
         _print(args.measure, measure(load_model(args.measure), args.source, args.image_size))
         return 0
     if args.image_size:

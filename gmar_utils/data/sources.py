@@ -46,13 +46,6 @@ def open_picture(image: dict, mode: str | None = "RGB") -> Image.Image:
         raise ValueError(f"{image['path']}: not a complete picture ({error}). Fetch this file again.") from error
 
 
-def decode(batch: dict, decode_mask: Callable[[dict], Image.Image] | None = None) -> dict:
-    """The transform of every picture data set: decode ``image``, ``mask`` and ``masks``, pass the rest on."""
-    decoded = dict(batch)
-    if "image" in batch:
-        decoded["image"] = [open_picture(v) for v in batch["image"]]
-    if "mask" in batch:
-        decoded["mask"] = [decode_mask(v) for v in batch["mask"]]
-    if "masks" in batch:
-        decoded["masks"] = [[decode_mask(v) for v in some] for some in batch["masks"]]
-    return decoded
+def decode(batch: dict, **readers: Callable[[dict], object]) -> dict:
+    """The transform of a picture data set: what is in a column with a reader is read, the rest passed on."""
+    return {k: list(map(readers[k], values)) if k in readers else values for k, values in batch.items()}

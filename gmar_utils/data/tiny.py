@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
-from .sources import decode, find_source, from_hub
+from .sources import decode, find_source, from_hub, open_picture
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -47,7 +48,7 @@ def tiny_imagenet(split: str = "valid", source: str | Path | None = None) -> Dat
         parts = [_checked(from_hub(hub, split, "GMAR_TINY_IMAGENET"), f"{hub} {split}")]
     else:
         parts = [_checked(_shard(file), file) for file in _files(path, split)]
-    return datasets.concatenate_datasets(parts).with_transform(decode)
+    return datasets.concatenate_datasets(parts).with_transform(partial(decode, image=open_picture))
 
 
 def tiny_imagenet_arrays(split: str = "valid", source: str | Path | None = None) -> tuple[torch.Tensor, torch.Tensor]:

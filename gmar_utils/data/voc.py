@@ -93,7 +93,8 @@ def voc_pairs(source: str | Path | None = None, split: str = "val", classes: int
 def _dataset(rows):
     import datasets
 
-    return datasets.Dataset.from_list(list(rows)).with_transform(partial(decode, decode_mask=_class_mask))
+    readers = {"image": open_picture, "mask": _class_mask, "masks": lambda masks: [_class_mask(m) for m in masks]}
+    return datasets.Dataset.from_list(list(rows)).with_transform(partial(decode, **readers))
 
 
 def _voc_classes(source, split, classes):

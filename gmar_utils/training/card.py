@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..checkpoint import bundled
 from ..evaluation.provenance import provenance, shown
 
 TERMS = {
@@ -36,7 +35,9 @@ def model_card(
         The card: metadata with an accuracy for each entry of ``found``, then the text.
     """
     made, trained_on = provenance(), recipe["data"]
-    terms, free = _terms(recipe)
+    terms, own = TERMS[trained_on], isinstance(recipe["init"], dict)
+    if not own:
+        terms += f" The training began with the weights of {shown(recipe['init'])}, whose terms apply too."
     parts = {
         "Accuracy": _table([{"measured on": k, **v} for k, v in found.items()])
         + f"\n\nOf the weights in this folder, in percent. Again: `gmar finetune --measure {name}`.",
@@ -53,7 +54,7 @@ def model_card(
         f"{config.num_labels} classes, half precision. Trained on {trained_on}.\n"
     ) + "".join(f"\n## {title}\n\n{part}\n" for title, part in parts.items())
     metadata = ModelCardData(
-        license="mit" if free else "other",
+        license="mit" if own and trained_on == "shapes" else "other",
         pipeline_tag="image-classification",
         library_name="transformers",
         tags=["vision-transformer", trained_on],
@@ -78,18 +79,6 @@ def _results(trained_on, found):
         )
         for what, numbers in found.items()
     ]
-
-
-def _terms(recipe):
-    """The licence in words, and whether it is the project's own."""
-    init, trained_on = recipe["init"], recipe["data"]
-    terms = TERMS[trained_on]
-    if isinstance(init, dict):
-        return terms, trained_on == "shapes"
-    terms += f" The training began with the weights of {shown(init)}, whose terms apply too."
-    if init in bundled() and "tiny-imagenet" in init and trained_on == "shapes":
-        terms += f" {TERMS['tiny-imagenet']}"
-    return terms, False
 
 
 def _training(history, batch_size):

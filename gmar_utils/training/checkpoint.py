@@ -42,7 +42,7 @@ def starting_point(recipe: Recipe, words: Sequence[str]) -> tuple[nn.Module, ViT
     torch.manual_seed(recipe.seed)
     if isinstance(recipe.init, dict):
         model = ViTForImageClassification(ViTConfig(**recipe.init, **named))
-        return model, _processor(model, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+        return model, image_processor(None, model, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     if recipe.layers:
         count = getattr(AutoConfig.from_pretrained(located(recipe.init)), "num_hidden_layers", 0)
         if recipe.layers > count:
@@ -51,13 +51,7 @@ def starting_point(recipe: Recipe, words: Sequence[str]) -> tuple[nn.Module, ViT
     model = pretrained(recipe.init, new_head=True, **named)
     theirs = image_processor(located(recipe.init), model)
     cut_positions(model, max(recipe.sizes()))
-    return model, _processor(model, theirs.image_mean, theirs.image_std)
-
-
-def _processor(model, mean, std):
-    side = model.config.image_size
-    height, width = (side, side) if isinstance(side, int) else side
-    return ViTImageProcessorPil(size={"height": height, "width": width}, image_mean=list(mean), image_std=list(std))
+    return model, image_processor(None, model, theirs.image_mean, theirs.image_std)
 
 
 def cut_positions(model: nn.Module, px: int) -> None:
@@ -110,7 +104,6 @@ def accuracy(
     labels: torch.Tensor,
     px: int,
     normalize: Callable[[torch.Tensor], torch.Tensor],
-    batch: int = 250,
 ) -> dict[str, float]:
     """Top-1 and top-5 in percent, and the loss, of uint8 images (N, 3, H, W), plain resize to ``px``.
 
@@ -120,10 +113,9 @@ def accuracy(
     options, dtype = any_size(model), torch.float16 if half == "fp16" else torch.bfloat16
     model.eval()
     total = torch.zeros(3)
-    for i in range(0, len(images), batch):
-        part = labels[i : i + batch]
+    for some, part in zip(images.split(250), labels.split(250), strict=True):
         with torch.autocast(images.device.type, dtype, enabled=half != "no"):
-            logits = model(pixel_values=normalize(resized(images[i : i + batch], px)), **options).logits.float()
+            logits = model(pixel_values=normalize(resized(some, px)), **options).logits.float()
         hit = logits.topk(min(5, logits.shape[1])).indices == part[:, None]
         total += torch.tensor([hit[:, 0].sum(), hit.sum(), F.cross_entropy(logits, part, reduction="sum")])
     model.train(training)

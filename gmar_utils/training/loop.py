@@ -55,7 +55,7 @@ def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
         for muon in (True, False)
     )
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    found = [kind(rest, lr=recipe.learning_rate, betas=recipe.betas, eps=recipe.eps)]
+    found = [kind(rest, lr=recipe.learning_rate)]
     if matrices:
         found.append(torch.optim.Muon(matrices, lr=recipe.learning_rate, adjust_lr_fn="match_rms_adamw"))
     return found
@@ -79,7 +79,7 @@ def train(
         model: A transformers classifier, as `starting_point` returns it: a state goes on only from the same weights.
         processor: Its image processor: mean and standard deviation are used.
         images: uint8 (N, 3, H, W).
-        labels: (N,), or (N, 2): pictures of two things, half the target each.
+        labels: (N,).
         recipe: See `Recipe`.
         out: Folder of state.pt and log.jsonl.
         watch: (images, labels) whose accuracy is logged every 500 steps; nothing is chosen by it.
@@ -116,16 +116,8 @@ def train(
 def _run(engine, model, processor, images, labels, recipe, out, total, watch, accumulate, minutes, save_every):
     device, main, file = engine.device, engine.is_main_process, out / "state.pt"
     per_epoch = len(images) // recipe.batch_size
-    ours = states.settings(
-        recipe,
-        model.state_dict(),
-        images,
-        labels,
-        processor,
-        processes=engine.num_processes,
-        precision=engine.mixed_precision,
-    )
-    images, labels = images.to(device), (labels if labels.ndim == 2 else labels[:, None]).to(device)
+    ours = states.settings(recipe, model, processor, images, labels, engine)
+    images, labels = images.to(device), labels.to(device)
     normalize, options = normalizer(processor, device), any_size(model)
     model = model.to(device).train()
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None
@@ -134,6 +126,7 @@ def _run(engine, model, processor, images, labels, recipe, out, total, watch, ac
     parts = {"model": model, "average": average, "scaler": engine.scaler, **dict(enumerate(solvers))}
     parts = {name: part for name, part in parts.items() if part is not None}
     done = _restored(file, parts, recipe, ours, per_epoch)
+    groups = [group for solver in solvers for group in solver.param_groups]
     first, rows, (right, seen) = done["step"], done["log"], done["running"]
     if device.type == "cpu":
         model.set_attn_implementation("eager")  # in bfloat16 a step takes half the time of the fused attention's
@@ -144,7 +137,7 @@ def _run(engine, model, processor, images, labels, recipe, out, total, watch, ac
     for step in range(first, total):
         px = pixels_at(recipe, step, total)
         pixels, targets, mixing = _batch(images, labels, recipe, step, px, normalize, model.num_labels, engine)
-        for group in (group for solver in solvers for group in solver.param_groups):
+        for group in groups:
             group["lr"] = recipe.learning_rate * rate(step) * group["factor"]
         loss, hits = _update(engine, wrapped, options, solvers, pixels, targets, recipe, accumulate)
         if not mixing:
@@ -202,7 +195,7 @@ def _batch(images, labels, recipe, step, px, normalize, classes, engine):
     batch = order[k * recipe.batch_size : (k + 1) * recipe.batch_size][rank::world].to(images.device)
     generator = torch.Generator().manual_seed((recipe.seed * 1_000_003 + step) * 1009 + rank)
     pixels = normalize(random_views(images[batch], generator, px, recipe.crop, recipe.turn))
-    targets = F.one_hot(labels[batch], classes).float().mean(1)
+    targets = F.one_hot(labels[batch], classes).float()
     mixing = torch.rand((), generator=generator).item() < recipe.mix
     if mixing:
         pixels, targets = mixed(pixels, targets, generator)

@@ -35,8 +35,6 @@ class Recipe:
     batch_size: int = 128
     optimizer: str = "adamw"  # adam | adamw | muon (for the matrices inside the blocks; AdamW for the rest)
     learning_rate: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
     weight_decay: float = 0.05  # of matrices
     layer_decay: float = 1.0  # the learning rate falls by this factor from block to block, towards the input
     head_rate: float = 1.0  # the head's learning rate, as a multiple of the last block's
@@ -54,33 +52,29 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        sizes = list(self.sizes())
-        whole = all(isinstance(v, int) for v in (self.batch_size, self.scenes, self.seed, *sizes))
-        expected = {
-            "data": ("tiny-imagenet or shapes", self.data in ("tiny-imagenet", "shapes")),
-            "init": ("a model's name, folder or hub id, or a configuration", bool(self.init)),
-            "stages": ("sizes of at least 1 pixel", whole and sizes and min(sizes) >= 1),
-            "epochs": ("a number above 0, at most a million", 0 < self.epochs <= 1e6),
-            "batch_size": ("a whole number of at least 1", whole and self.batch_size >= 1),
-            "optimizer": (" or ".join(OPTIMIZERS), self.optimizer in OPTIMIZERS),
-            "learning_rate": ("a finite number above 0", 0 < self.learning_rate < math.inf),
-            "layer_decay": ("a share above 0, at most 1", 0 < self.layer_decay <= 1),
-            "head_rate": ("a finite number above 0", 0 < self.head_rate < math.inf),
-            "warmup": ("a share or a number of steps", 0 <= self.warmup < math.inf),
-            "schedule": (" or ".join(SCHEDULES), self.schedule in SCHEDULES),
-            "decay": ("a share above 0, at most 1", 0 < self.decay <= 1),
-            "clip": ("a number above 0, or None", self.clip is None or self.clip > 0),
-            "crop": ("a share above 0, at most 1", 0 < self.crop <= 1),
-            "mix": ("a share", 0 <= self.mix <= 1),
-            "label_smoothing": ("a share below 1", 0 <= self.label_smoothing < 1),
-            "ema": ("a share below 1, or None", self.ema is None or 0 <= self.ema < 1),
-            "layers": ("a whole number of at least 1", self.layers is None or self.layers >= 1),
-            "scenes": ("a whole number of at least 0", whole and self.scenes >= 0),
-            "seed": ("a whole number from 0 to 2**32 - 1", whole and 0 <= self.seed < 2**32),
-        }
-        for name, (what, fits) in expected.items():
-            if not fits:
-                raise ValueError(f"expected {name} to be {what}, got {getattr(self, name)!r}.")
+        def expect(what, fits, *names):
+            for name in names:
+                if not fits(getattr(self, name)):
+                    raise ValueError(f"expected {name} to be {what}, got {getattr(self, name)!r}.")
+
+        def whole(value):
+            return isinstance(value, int) and 0 <= value < 2**32
+
+        expect("tiny-imagenet or shapes", ("tiny-imagenet", "shapes").__contains__, "data")
+        expect("a model's name, folder or hub id, or a configuration", bool, "init")
+        expect("sizes of at least 1 pixel", lambda v: v and all(whole(s) and s for s in self.sizes()), "stages")
+        expect("a number above 0, at most a million", lambda v: 0 < v <= 1e6, "epochs")
+        expect("a whole number from 0 to 2**32 - 1", whole, "seed", "scenes")
+        expect("a whole number of at least 1", lambda v: whole(v) and v, "batch_size")
+        expect("a whole number of at least 1", lambda v: v is None or whole(v) and v, "layers")
+        expect(" or ".join(OPTIMIZERS), OPTIMIZERS.__contains__, "optimizer")
+        expect(" or ".join(SCHEDULES), SCHEDULES.__contains__, "schedule")
+        expect("a finite number above 0", lambda v: 0 < v < math.inf, "learning_rate", "head_rate")
+        expect("a number above 0, or None", lambda v: v is None or v > 0, "clip")
+        expect("a share above 0, at most 1", lambda v: 0 < v <= 1, "layer_decay", "decay", "crop")
+        expect("a share", lambda v: 0 <= v <= 1, "mix", "label_smoothing")
+        expect("a share below 1, or None", lambda v: v is None or 0 <= v < 1, "ema")
+        expect("a share or a number of steps", lambda v: 0 <= v < math.inf, "warmup")
 
     def sizes(self) -> Iterator[int]:
         """Every size of the pictures, in pixels, in the order of the stages."""

@@ -11,8 +11,11 @@ from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 
+import safetensors.torch as safetensors
 import torch
+from accelerate import Accelerator
 from filelock import FileLock, Timeout
+from torch import nn
 
 from ..files import atomic
 from .recipe import Recipe, full_rate, pixels_at
@@ -39,29 +42,25 @@ def claim(folder: Path) -> Iterator[None]:
 
 
 def settings(
-    recipe: Recipe, weights: Mapping[str, torch.Tensor], images: torch.Tensor, labels: torch.Tensor, processor, **others
+    recipe: Recipe, model: nn.Module, processor, images: torch.Tensor, labels: torch.Tensor, engine: Accelerator
 ) -> dict[str, object]:
     """All that decides the weights, name by name, apart from the number of epochs.
 
     The name or path of the starting weights is left out: their hash says more, and folders move.
     """
-    recipe = {k: v for k, v in asdict(recipe).items() if k not in ("epochs", "init")}
     some = images[:: max(1, len(images) // 1000)]
-    return recipe | {
-        "starting weights": fingerprint(weights),
+    return {k: v for k, v in asdict(recipe).items() if k not in ("epochs", "init")} | {
+        "starting weights": fingerprint(model.state_dict()),
         "training pictures": [len(images), fingerprint({"labels": labels, "images": some})],
         "preprocessing": [list(processor.image_mean), list(processor.image_std)],
-        **others,
+        "processes": engine.num_processes,
+        "precision": engine.mixed_precision,
     }
 
 
 def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 of named tensors: names, types, shapes and values."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return hashlib.sha256(safetensors.save({k: v.cpu().contiguous() for k, v in tensors.items()})).hexdigest()
 
 
 def write(file: Path, state: dict) -> None:
@@ -118,7 +117,7 @@ def agree(file: Path, state: dict, recipe: Recipe, ours: dict[str, object], per_
         return state["changes"]
     totals = [round(r.epochs * per_epoch) for r in (before, recipe)]
     fits_before, fits_now = (step in full_rate(recipe, total) for total in totals)
-    same = all(len({pixels_at(recipe, s, total) for total in totals}) == 1 for s in range(step))
+    same = all(pixels_at(recipe, s, totals[0]) == pixels_at(recipe, s, totals[1]) for s in range(step))
     if not (fits_before and fits_now and same):
         shortest = next(t for t in count(step) if step in full_rate(recipe, t)) if fits_before else None
         hint = f"; from step {step} on it can be shortened to epochs {shortest / per_epoch:.7g}" if shortest else ""

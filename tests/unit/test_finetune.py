@@ -404,12 +404,6 @@ def test_the_loss_falls_on_64_images(tmp_path, coloured):
     assert checkpoint.accuracy(model, *coloured, 16, normalize)["top1"] == rows[-1]["watch"]["top1"] > 95
 
 
-def test_pictures_of_two_things_share_the_target(tmp_path, coloured):
-    images, labels = coloured
-    run(tmp_path, (images, torch.stack([labels, (labels + 1) % 3], 1)))
-    assert (tmp_path / "state.pt").exists()
-
-
 def test_the_first_layers_of_a_trained_model_and_a_new_head():
     recipe = replace(RECIPES["shapes"], init="vit-shapes", layers=2)
     model, processor = starting_point(recipe, shapes.CLASSES)
