@@ -201,16 +201,17 @@ def image_processor(source: str | Path | None, module: nn.Module, mean=None, std
 
 def _saved_processor(source):
     """The processor of a folder or hub id; None where there is no file of one."""
-    from transformers import AutoImageProcessor
+    import transformers
     from transformers.utils import has_file, is_torchvision_available
 
     try:
         try:
-            return AutoImageProcessor.from_pretrained(source, backend="pil")
+            return transformers.AutoImageProcessor.from_pretrained(source, backend="pil")
         except ImportError:  # older releases open no processor by this door without torchvision, which none needs here
             if is_torchvision_available():
                 raise
-            return _pil_class(source).from_pretrained(source)
+            named = transformers.BaseImageProcessor.get_image_processor_dict(source)[0]["image_processor_type"]
+            return getattr(transformers, f"{named.removesuffix('Fast')}Pil").from_pretrained(source)
     except Exception as error:  # whatever a broken file makes its reader stumble over
         files = [name for name in PROCESSOR_FILES if has_file(source, name, local_files_only=True)]
         if not files:
@@ -219,14 +220,6 @@ def _saved_processor(source):
             f"The processor file {files[0]!r} of {str(source)!r} is broken or of a kind that transformers "
             f"does not know ({_reason(error)}). Correct it, or pass mean=, std= and size=, or processor=."
         ) from None
-
-
-def _pil_class(source):
-    """The class on the PIL path of the processor that a folder or hub id names."""
-    import transformers
-
-    named = transformers.BaseImageProcessor.get_image_processor_dict(source)[0]["image_processor_type"]
-    return getattr(transformers, f"{named.removesuffix('Fast')}Pil")
 
 
 def _timm_processor(cfg, img_size=None):
@@ -273,14 +266,13 @@ def check_processor(processor, channels: int) -> torch.Size:
             black, white = (prepare(processor, np.full((224, 224, channels), v, np.uint8)) for v in (0, 255))
     except Exception as error:
         raise ValueError(f"The processor {name} cannot prepare a picture of {channels} channels: {error}") from None
-    if black.ndim != 4 or black.shape[1] != channels or 0 in black.shape:
-        raise ValueError(f"The processor {name} makes values of shape {tuple(black.shape)} for {channels} channels.")
-    centre = (..., black.shape[2] // 2, black.shape[3] // 2)
-    if not (black.isfinite().all() and white.isfinite().all() and (white[centre] > black[centre]).all()):
+    usable = black.ndim == 4 and black.shape[1] == channels and 0 not in black.shape
+    centre = (..., black.shape[-2] // 2, black.shape[-1] // 2)
+    if not (usable and black.isfinite().all() and white.isfinite().all() and (white[centre] > black[centre]).all()):
         raise ValueError(
-            f"The processor {name} makes no usable values of a picture: image_mean {processor.image_mean}, image_std "
-            f"{processor.image_std}, rescale_factor {getattr(processor, 'rescale_factor', None)}. Standard deviations "
-            "must be finite and above 0."
+            f"The processor {name} makes no usable values of a picture of {channels} channels: their shape is "
+            f"{tuple(black.shape)}, image_mean {processor.image_mean}, image_std {processor.image_std}, rescale_factor "
+            f"{getattr(processor, 'rescale_factor', None)}. Standard deviations must be finite and above 0."
         )
     return black.shape
 
@@ -313,10 +305,10 @@ def at_size(module: nn.Module, processor, size: tuple[int, int]) -> nn.Module:
         )
     asked = {"interpolate_pos_encoding": True}
     by_name = "interpolate_pos_encoding" in inspect.signature(uncompiled(module).forward).parameters
-    if not by_name and (error := failure(module, shape)) is None:
+    if not by_name and failure(module, shape) is None:
         return module
-    if (error_asked := failure(module, shape, **asked)) is not None:
-        reason = error_asked if by_name else error
+    if (reason := failure(module, shape, **asked)) is not None:
+        reason = reason if by_name else failure(module, shape)
         raise ValueError(f"{type(module).__name__} cannot run at {height}×{width} pixels: {reason}")
     twin = copy.copy(module)
     for hooks in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):

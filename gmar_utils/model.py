@@ -22,8 +22,6 @@ from .methods.registry import METHODS, bind, in_batches, patch_scores, registere
 from .photo import as_list, is_one, prepare, read_photo, resize, to_photo
 from .prompts import TOWERS, ZeroShot
 
-__all__ = ["Explanation", "Vit", "bundled", "load_model"]
-
 
 @dataclass(frozen=True)
 class Vit:
@@ -242,12 +240,11 @@ class Vit:
             self._check(seen.logits, seen.grid)
             large = scaled(resize(maps, values.shape[-2:]), signed=signed)
             sure = self._probability(seen.logits, seen.target)
-            against = [None] * len(at) if seen.against is None else seen.against.tolist()
-            found = zip(seen.target.tolist(), against, sure, maps.cpu(), large.cpu(), strict=True)
-            for i, (a, b, p, patches, at_input) in zip(at, found, strict=True):
-                asked = a if b is None else (a, b)
-                label = self.label(a) if b is None else f"{self.label(a)} rather than {self.label(b)}"
-                about = asked, label, p, name, given, signed
+            found = zip(at, seen.target.tolist(), sure, maps.cpu(), large.cpu(), strict=True)
+            for i, k, share, patches, at_input in found:
+                pair = targets if isinstance(targets, tuple) else (k,)
+                label = " rather than ".join(map(self.label, pair))
+                about = targets if len(pair) == 2 else k, label, share, name, given, signed
                 results[i] = Explanation(patches, _displayed(photos[i]), *about, at_input, self.processor)
 
         self._in_batches(photos, batch_size, explained)

@@ -1,5 +1,6 @@
 """Photos in, maps back: reading pictures of every kind, what a processor does to them, and the way back."""
 
+import math
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -98,20 +99,18 @@ def _open(path) -> Image.Image:
         raise ValueError(f"{str(path)!r} is empty (0 bytes); copy or download it again.")
     try:
         image = Image.open(path)
-        too_large = Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS
-        if not too_large:
-            image.load()
-    except UnidentifiedImageError:
-        raise ValueError(f"{str(path)!r} is not a picture in a format that Pillow reads.") from None
+        if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+            raise Image.DecompressionBombError
+        image.load()
     except Image.DecompressionBombError:
-        too_large = True
-    except Exception as error:  # a damaged file ends in whatever its decoder stumbles over
-        raise ValueError(f"{str(path)!r} is damaged or cut short ({error}); copy or download it again.") from None
-    if too_large:
         raise ValueError(
             f"{str(path)!r} has more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels, which may need gigabytes "
             "of memory. Scale it down, or raise PIL.Image.MAX_IMAGE_PIXELS in Python."
-        )
+        ) from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{str(path)!r} is not a picture in a format that Pillow reads.") from None
+    except Exception as error:  # a damaged file ends in whatever its decoder stumbles over
+        raise ValueError(f"{str(path)!r} is damaged or cut short ({error}); copy or download it again.") from None
     return image
 
 

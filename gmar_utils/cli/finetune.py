@@ -1,7 +1,5 @@
 """`gmar finetune`: train, go on with a training, or measure a model."""
 
-from __future__ import annotations
-
 import argparse
 import math
 from dataclasses import replace
@@ -69,23 +67,14 @@ def main(args: argparse.Namespace) -> int:
     words = list(drawing.CLASSES) if recipe.data == "shapes" else data.words()
     model, processor = starting_point(recipe, words)
     images, labels = pictures(recipe.data, "train", args.source, recipe)
-    kept = train(
-        model,
-        processor,
-        images,
-        labels,
-        recipe,
-        out / "training",
-        pictures(recipe.data, "watch", args.source),
-        accumulate=args.accumulate,
-        minutes=args.minutes,
-        save_every=args.save_every,
-    )
+    watch = pictures(recipe.data, "watch", args.source)
+    options = {k: getattr(args, k) for k in ("accumulate", "minutes", "save_every")}
+    kept = train(model, processor, images, labels, recipe, out / "training", watch, **options)
     state = PartialState()
     if state.is_main_process and kept is None:
         print(f"Stopped after {args.minutes:g} minutes. The same command goes on from there.")
     elif state.is_main_process:
-        _print(out, save(kept, processor, words, out, recipe, args.source, run=out / "training"))
+        _print(out, save(kept, processor, out, recipe, args.source))
     state.destroy_process_group()
     return 0
 

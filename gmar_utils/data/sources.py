@@ -1,13 +1,12 @@
 """Where pictures come from: a hub id or a local path; broken files are named."""
 
-from __future__ import annotations
-
 import io
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 from PIL import Image
 
 
@@ -26,8 +25,6 @@ def find_source(source: str | Path | None, variable: str, hub: str) -> tuple[Pat
 
 def from_hub(name: str, split: str, variable: str):
     """A split of a data set of the hub; ConnectionError where it does not answer."""
-    import datasets
-
     try:
         return datasets.load_dataset(name, split=split)
     except (OSError, datasets.exceptions.DatasetsError) as error:

@@ -1,13 +1,11 @@
 """Tiny-ImageNet: 200 classes, 64 × 64 pixels, with a box around each object."""
 
-from __future__ import annotations
-
 import csv
 import re
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,14 +14,11 @@ from tqdm import tqdm
 
 from .sources import decode, find_source, from_hub, open_picture
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 TINY_IMAGENET = "zh-plus/tiny-imagenet"
 CLASSES = Path(__file__).with_name("tiny_imagenet_classes.tsv")
 
 
-def tiny_imagenet(split: str = "valid", source: str | Path | None = None) -> Dataset:
+def tiny_imagenet(split: str = "valid", source: str | Path | None = None) -> datasets.Dataset:
     """Tiny-ImageNet, decoded picture by picture.
 
     Args:
@@ -39,8 +34,6 @@ def tiny_imagenet(split: str = "valid", source: str | Path | None = None) -> Dat
         ValueError: a file of the source is damaged, or holds labels of no class; it is named with its row.
         ConnectionError: the hub does not answer.
     """
-    import datasets
-
     if split not in ("train", "valid"):
         raise ValueError(f"expected split 'train' or 'valid', got {split!r}")
     path, hub = find_source(source, "GMAR_TINY_IMAGENET", TINY_IMAGENET)
@@ -88,8 +81,6 @@ def _files(folder, split):
 
 
 def _shard(file):
-    import datasets
-
     try:
         return datasets.Dataset(pq.read_table(file))
     except (OSError, ValueError) as error:
@@ -99,8 +90,6 @@ def _shard(file):
 
 def _checked(shard, origin):
     """A shard of known columns; its pictures' paths say which row they are, for error messages."""
-    import datasets
-
     if not {"image", "label"} <= set(shard.features):
         raise ValueError(f"{origin}: expected columns image and label, got {list(shard.features)}.")
     names = getattr(shard.features["label"], "names", ())

@@ -1,22 +1,17 @@
 """VOC 2012 segmentation: photos with masks, and which classes of a model count as a VOC class."""
 
-from __future__ import annotations
-
 import csv
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import datasets
 import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
 
 from .sources import decode, find_source, from_hub, open_picture
-
-if TYPE_CHECKING:
-    import datasets
 
 VOC2012 = "nateraw/pascal-voc-2012"
 VOID = 255
@@ -91,8 +86,6 @@ def voc_pairs(source: str | Path | None = None, split: str = "val", classes: int
 
 
 def _dataset(rows):
-    import datasets
-
     readers = {"image": open_picture, "mask": _class_mask, "masks": lambda masks: [_class_mask(m) for m in masks]}
     return datasets.Dataset.from_list(list(rows)).with_transform(partial(decode, **readers))
 
@@ -129,8 +122,6 @@ def _voc_folder(path, split):
 
 
 def _voc_hub(name, split):
-    import datasets
-
     ds = from_hub(name, split, "GMAR_VOC2012")
     ds = ds.cast_column("image", datasets.Image(decode=False)).cast_column("mask", datasets.Image(decode=False))
     return [

@@ -1,7 +1,5 @@
 """The model card of a checkpoint that this module trained, with results that the hub can read."""
 
-from __future__ import annotations
-
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 

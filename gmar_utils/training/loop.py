@@ -8,14 +8,12 @@ again ends with the same weights. Hugging Face Accelerate does the rest: devices
     accelerate launch --multi_gpu -m gmar_utils finetune --recipe tiny-imagenet --out vit-small
 """
 
-from __future__ import annotations
-
+import json
 import math
 import re
 import time
 from collections import defaultdict
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -25,9 +23,10 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from ..files import atomic
 from . import state as states
 from .augment import mixed, random_views
-from .checkpoint import accuracy, any_size, check_sizes, normalizer, precision
+from .checkpoint import accuracy, any_size, check_sizes, normalized, precision
 from .recipe import Recipe, pixels_at, schedule
 
 LOG_EVERY, WATCH_EVERY = 50, 500  # steps
@@ -118,7 +117,7 @@ def _run(engine, model, processor, images, labels, recipe, out, total, watch, ac
     per_epoch = len(images) // recipe.batch_size
     ours = states.settings(recipe, model, processor, images, labels, engine)
     images, labels = images.to(device), labels.to(device)
-    normalize, options = normalizer(processor, device), any_size(model)
+    options = any_size(model)
     model = model.to(device).train()
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None
     watched = average.module if average else model
@@ -136,7 +135,7 @@ def _run(engine, model, processor, images, labels, recipe, out, total, watch, ac
     made = first
     for step in range(first, total):
         px = pixels_at(recipe, step, total)
-        pixels, targets, mixing = _batch(images, labels, recipe, step, px, normalize, model.num_labels, engine)
+        pixels, targets, mixing = _batch(images, labels, recipe, step, px, processor, model.num_labels, engine)
         for group in groups:
             group["lr"] = recipe.learning_rate * rate(step) * group["factor"]
         loss, hits = _update(engine, wrapped, options, solvers, pixels, targets, recipe, accumulate)
@@ -154,9 +153,10 @@ def _run(engine, model, processor, images, labels, recipe, out, total, watch, ac
             right, seen = 0.0, 0
             if watch and (made % WATCH_EVERY == 0 or made == total):
                 size = recipe.usual_size()
-                row["watch"] = {"px": size} | accuracy(watched, *(v.to(device) for v in watch), size, normalize)
+                row["watch"] = {"px": size} | accuracy(watched, processor, *(v.to(device) for v in watch), size)
             rows.append(row)
-            states.write_log(out / "log.jsonl", rows)
+            with atomic(out / "log.jsonl") as log:
+                log.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         if main and now - began > 60 * minutes:  # the first process's clock decides for all
             engine.set_trigger()
         stop = engine.check_trigger()
@@ -173,7 +173,7 @@ def _run(engine, model, processor, images, labels, recipe, out, total, watch, ac
 
 def _restored(file, parts, recipe, ours, per_epoch):
     """What a state says beside its weights, after they were put back; the beginning if there is none."""
-    known = {"recipe": asdict(recipe), "settings": ours}
+    known = {"epochs": recipe.epochs, "settings": ours}
     state = states.read(file)
     if state is None:
         return known | {"step": 0, "log": [], "running": [0.0, 0], "changes": []}
@@ -187,14 +187,14 @@ def _restored(file, parts, recipe, ours, per_epoch):
     return state | known | {"changes": changes}
 
 
-def _batch(images, labels, recipe, step, px, normalize, classes, engine):
+def _batch(images, labels, recipe, step, px, processor, classes, engine):
     """This process's share of a step: pixels (b, 3, px, px), targets (b, K), and whether pictures were mixed."""
     rank, world = engine.process_index, engine.num_processes
     epoch, k = divmod(step, len(images) // recipe.batch_size)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(recipe.seed + 7919 * epoch))
     batch = order[k * recipe.batch_size : (k + 1) * recipe.batch_size][rank::world].to(images.device)
     generator = torch.Generator().manual_seed((recipe.seed * 1_000_003 + step) * 1009 + rank)
-    pixels = normalize(random_views(images[batch], generator, px, recipe.crop, recipe.turn))
+    pixels = normalized(random_views(images[batch], generator, px, recipe.crop, recipe.turn), processor)
     targets = F.one_hot(labels[batch], classes).float()
     mixing = torch.rand((), generator=generator).item() < recipe.mix
     if mixing:

@@ -1,7 +1,5 @@
 """What a training does: recipes, their pictures, the size and the learning rate of every step."""
 
-from __future__ import annotations
-
 import math
 from bisect import bisect
 from collections import Counter
@@ -170,14 +168,9 @@ def warmup_steps(recipe: Recipe, total: int) -> int:
 
 def schedule(recipe: Recipe, total: int) -> Callable[[int], float]:
     """The learning rate of a step as a share of the recipe's: transformers' schedule of that name."""
-    stable_then = {"num_decay_steps": round(recipe.decay * total), "decay_type": "linear"}
-    scheduler = get_scheduler(
-        recipe.schedule,
-        torch.optim.SGD([torch.zeros(1)], lr=1.0),
-        warmup_steps(recipe, total),
-        total,
-        stable_then if recipe.schedule == "warmup_stable_decay" else None,
-    )
+    optimizer, decay = torch.optim.SGD([torch.zeros(1)], lr=1.0), round(recipe.decay * total)
+    options = {"num_decay_steps": decay, "decay_type": "linear"} if recipe.schedule == "warmup_stable_decay" else None
+    scheduler = get_scheduler(recipe.schedule, optimizer, warmup_steps(recipe, total), total, options)
     return scheduler.lr_lambdas[0]
 
 
@@ -218,8 +211,6 @@ def pictures(
         images, labels = (np.concatenate([getattr(m, k) for m in made]) for k in ("images", "labels"))
         return torch.from_numpy(images).movedim(-1, 1).contiguous(), torch.from_numpy(labels[:, 0])
     images, labels = data.tiny_imagenet_arrays("train" if split == "train" else "valid", source)
-    even = range(0, len(images), 2)
-    part = {"train": slice(None), "watch": list(even[:: max(1, len(even) // 500)][:500]), "test": slice(1, None, 2)}[
-        split
-    ]
+    step = 2 * max(1, len(images) // 1000)
+    part = {"train": slice(None), "watch": slice(0, 500 * step, step), "test": slice(1, None, 2)}[split]
     return images[part], labels[part]

@@ -1,26 +1,23 @@
 """The state of a training on disk: whole or not there, of this training or refused."""
 
-from __future__ import annotations
-
 import hashlib
-import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 
-import safetensors.torch as safetensors
 import torch
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
 from torch import nn
 
+from ..evaluation.provenance import state_sha256
 from ..files import atomic
 from .recipe import Recipe, full_rate, pixels_at
 
-KEYS = ("step", "recipe", "settings", "changes", "log", "running", "parts")
+KEYS = ("step", "epochs", "settings", "changes", "log", "running", "parts")
 MEND = "Delete it to start again, or put a whole copy in its place."
 
 
@@ -49,18 +46,14 @@ def settings(
     The name or path of the starting weights is left out: their hash says more, and folders move.
     """
     some = images[:: max(1, len(images) // 1000)]
+    digest = hashlib.sha256(labels.numpy().tobytes() + some.numpy().tobytes())
     return {k: v for k, v in asdict(recipe).items() if k not in ("epochs", "init")} | {
-        "starting weights": fingerprint(model.state_dict()),
-        "training pictures": [len(images), fingerprint({"labels": labels, "images": some})],
+        "starting weights": state_sha256(model),
+        "training pictures": [len(images), digest.hexdigest()],
         "preprocessing": [list(processor.image_mean), list(processor.image_std)],
         "processes": engine.num_processes,
         "precision": engine.mixed_precision,
     }
-
-
-def fingerprint(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of named tensors: names, types, shapes and values."""
-    return hashlib.sha256(safetensors.save({k: v.cpu().contiguous() for k, v in tensors.items()})).hexdigest()
 
 
 def write(file: Path, state: dict) -> None:
@@ -90,7 +83,7 @@ def read(file: Path) -> dict | None:
             if archive.testzip():  # torch itself compares no checksums
                 raise ValueError("a part of it is damaged")
         state = torch.load(file, map_location="cpu", weights_only=True)
-        return {k: state[k] for k in KEYS} | {"recipe": Recipe(**state["recipe"])}
+        return {k: state[k] for k in KEYS}
     except Exception as error:  # whatever torch and pickle say of a damaged or foreign file
         raise ValueError(f"{file} is not a whole state of gmar finetune ({type(error).__name__}). {MEND}") from None
 
@@ -101,35 +94,29 @@ def agree(file: Path, state: dict, recipe: Recipe, ours: dict[str, object], per_
     Args:
         file: Where the state was, for the message.
         state: As `read` returns it.
-        recipe: The recipe now asked for; of the state's it may differ in ``epochs``, where both have the full rate.
+        recipe: The recipe now asked for; it may have other ``epochs``, where both have the full rate.
         ours: As `settings` returns them.
         per_epoch: Steps of an epoch.
 
     Raises:
         ValueError: another training, or a length that the steps already made do not fit.
     """
-    before, step = state["recipe"], state["step"]
+    before, step = state["epochs"], state["step"]
     if changed := [k for k in ours if state["settings"].get(k) != ours[k]]:
         raise ValueError(
             f"{file} is of another training ({', '.join(changed)} differ). Give another --out, or delete it."
         )
-    if before.epochs == recipe.epochs:
+    if before == recipe.epochs:
         return state["changes"]
-    totals = [round(r.epochs * per_epoch) for r in (before, recipe)]
+    totals = [round(epochs * per_epoch) for epochs in (before, recipe.epochs)]
     fits_before, fits_now = (step in full_rate(recipe, total) for total in totals)
     same = all(pixels_at(recipe, s, totals[0]) == pixels_at(recipe, s, totals[1]) for s in range(step))
     if not (fits_before and fits_now and same):
         shortest = next(t for t in count(step) if step in full_rate(recipe, t)) if fits_before else None
         hint = f"; from step {step} on it can be shortened to epochs {shortest / per_epoch:.7g}" if shortest else ""
         raise ValueError(
-            f"{file} was begun with epochs {before.epochs:g} and is at step {step}; epochs {recipe.epochs:g} "
+            f"{file} was begun with epochs {before:g} and is at step {step}; epochs {recipe.epochs:g} "
             f"({totals[1]} steps) do not fit the steps already made. The length of a training can change only while "
-            f"its learning rate stands still{hint}. Give epochs {before.epochs:g}, or another --out."
+            f"its learning rate stands still{hint}. Give epochs {before:g}, or another --out."
         )
-    return [*state["changes"], {"step": step, "epochs": recipe.epochs, "before": before.epochs}]
-
-
-def write_log(file: Path, rows: list[dict]) -> None:
-    """The log of a training, a line of JSON for each row."""
-    with atomic(file) as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return [*state["changes"], {"step": step, "epochs": recipe.epochs, "before": before}]

@@ -309,7 +309,7 @@ DAMAGE = {
     "list": lambda whole: saved([1, 2]),
     "no keys": lambda whole: saved({}),
     "no step": lambda whole: saved({"step": None, "recipe": asdict(STEADY), "parts": {}}),
-    "another recipe's entries": lambda whole: saved({"step": 1, "recipe": {"lr": 3}, "parts": {}}),
+    "of another program": lambda whole: saved({"step": 1, "recipe": {"lr": 3}, "parts": {}}),
 }
 
 
@@ -400,8 +400,8 @@ def test_the_loss_falls_on_64_images(tmp_path, coloured):
     rows = rows_of(tmp_path)
     assert [row["step"] for row in rows] == [50, 100, 150, 200]
     assert rows[-1]["watch"]["loss"] < 0.3 < 1.0986 and rows[-1]["running_top1"] > rows[0]["running_top1"]
-    normalize = checkpoint.normalizer(starting_point(recipe, WORDS)[1], "cpu")
-    assert checkpoint.accuracy(model, *coloured, 16, normalize)["top1"] == rows[-1]["watch"]["top1"] > 95
+    processor = starting_point(recipe, WORDS)[1]
+    assert checkpoint.accuracy(model, processor, *coloured, 16)["top1"] == rows[-1]["watch"]["top1"] > 95
 
 
 def test_the_first_layers_of_a_trained_model_and_a_new_head():
@@ -432,7 +432,7 @@ def few(monkeypatch, forty):
 def test_saved_in_half_precision_with_a_card_that_is_measured(tmp_path, few):
     recipe = replace(RECIPE, init=TINY | {"image_size": 64}, stages=((1.0, (64, 16, 64)),))
     model, processor = starting_point(recipe, shapes.CLASSES)
-    found = training.save(model, processor, shapes.CLASSES, tmp_path / "mine", recipe)
+    found = training.save(model, processor, tmp_path / "mine", recipe)
     assert model.dtype == torch.float32  # the caller's is untouched
     assert {v.dtype for v in load_file(tmp_path / "mine/model.safetensors").values()} == {torch.float16}
     vit = load_model(tmp_path / "mine")
@@ -457,7 +457,7 @@ def test_a_checkpoint_that_cannot_be_finished_leaves_nothing(tmp_path, few, monk
     start = starting_point(recipe, shapes.CLASSES)
     monkeypatch.setattr(checkpoint, "measure", full)
     with pytest.raises(OSError, match="mine: the checkpoint could not be written .*No space left.* call again"):
-        training.save(*start, shapes.CLASSES, tmp_path / "mine", recipe)
+        training.save(*start, tmp_path / "mine", recipe)
     assert not list((tmp_path / "mine").iterdir())
 
 
