@@ -256,15 +256,23 @@ def to_photo(maps: torch.Tensor, sizes: Sequence[tuple[int, int]], processor) ->
     results = []
     for single, size in zip(maps.detach().float().cpu(), sizes, strict=True):
         check_geometry(size, processor)
-        scaled, (top, left, *cropped) = resized_and_cropped(size, processor)
-        y, x = (  # of each row and column in the crop, from −1 to 1
-            (2 * (torch.arange(n, dtype=torch.float64) + 0.5) * m / n - 2 * start) / side - 1
-            for n, m, start, side in zip(size, scaled, (top, left), cropped, strict=True)
-        )
-        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
-        on_photo = F.grid_sample(single[None, None].double(), grid[None], padding_mode="border", align_corners=False)
-        results.append(on_photo[0, 0].masked_fill((grid.abs() > 1).any(-1), torch.nan).float())
+        scaled, (top, left, crop_h, crop_w) = resized_and_cropped(size, processor)
+        rows = _weights(size[0], scaled[0], top, crop_h, single.shape[0])
+        columns = _weights(size[1], scaled[1], left, crop_w, single.shape[1])
+        results.append(rows @ single @ columns.T)
     return results
+
+
+def _weights(length, scaled, start, cropped, n):
+    """(length, n): the share of each of a map's n rows in every row of the photo; NaN outside the crop."""
+    place = ((torch.arange(length, dtype=torch.float64) + 0.5) * scaled / length - start) / cropped
+    at = (place * n - 0.5).clamp(0, n - 1)
+    low = at.long()
+    weights = torch.zeros(length, n, dtype=torch.float64)
+    weights.scatter_add_(1, low[:, None], (1 - (at - low))[:, None])
+    weights.scatter_add_(1, (low + 1).clamp_max(n - 1)[:, None], (at - low)[:, None])
+    weights[(place < 0) | (place > 1)] = torch.nan
+    return weights.float()
 
 
 def resize(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
