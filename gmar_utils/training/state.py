@@ -45,7 +45,7 @@ def settings(
 
     The name or path of the starting weights is left out: their hash says more, and folders move.
     """
-    some = images[:: max(1, len(images) // 1000)]
+    some, labels = images[:: max(1, len(images) // 1000)].cpu(), labels.cpu()
     digest = hashlib.sha256(labels.numpy().tobytes() + some.numpy().tobytes())
     return {k: v for k, v in asdict(recipe).items() if k not in ("epochs", "init")} | {
         "starting weights": state_sha256(model),
