@@ -63,7 +63,7 @@ def pretrained(name: str | os.PathLike, *, new_head: bool = False, **options) ->
         )
         tokenizer = AutoTokenizer.from_pretrained(source, **here) if prompted else None
     except Exception as error:  # a broken file ends in whatever its reader stumbles over
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = _reason(error)
         if "weights_only" in str(error) or "nsafe" in reason:
             raise OSError(
                 f"The weights of {name!r} are a pickle file that holds more than tensors: it can run code when it is "
@@ -85,11 +85,13 @@ def _hub_answers(name):
 
     try:
         HfApi().model_info(name, timeout=10)
-    except (HfHubHTTPError, HFValidationError):
-        return True  # it answers 'no such model', or would: let transformers say it
-    except Exception:  # no network, no proxy, a timeout: whatever the HTTP library calls it
-        return False
+    except Exception as error:  # no such model: let transformers say it; else no network, no proxy, a timeout
+        return isinstance(error, HfHubHTTPError | HFValidationError)
     return True
+
+
+def _reason(error):
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _check_complete(module, info, name, new_head, cut):
@@ -199,37 +201,25 @@ def image_processor(source: str | Path | None, module: nn.Module, mean=None, std
 
 def _saved_processor(source):
     """The processor of a folder or hub id; None where there is no file of one."""
-    from huggingface_hub import try_to_load_from_cache
-    from transformers import AutoImageProcessor
-    from transformers.utils import is_torchvision_available
+    import transformers
+    from transformers.utils import has_file, is_torchvision_available
 
     try:
         try:
-            return AutoImageProcessor.from_pretrained(source, backend="pil")
+            return transformers.AutoImageProcessor.from_pretrained(source, backend="pil")
         except ImportError:  # older releases open no processor by this door without torchvision, which none needs here
             if is_torchvision_available():
                 raise
-            return _pil_class(source).from_pretrained(source)
+            named = transformers.BaseImageProcessor.get_image_processor_dict(source)[0]["image_processor_type"]
+            return getattr(transformers, f"{named.removesuffix('Fast')}Pil").from_pretrained(source)
     except Exception as error:  # whatever a broken file makes its reader stumble over
-        if Path(source).is_dir():
-            files = [Path(source, name) for name in PROCESSOR_FILES if Path(source, name).exists()]
-        else:
-            files = [f for name in PROCESSOR_FILES if isinstance(f := try_to_load_from_cache(str(source), name), str)]
+        files = [name for name in PROCESSOR_FILES if has_file(source, name, local_files_only=True)]
         if not files:
             return None
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"The processor file {Path(files[0]).name!r} of {str(source)!r} is broken or of a kind that transformers "
-            f"does not know ({reason}). Correct it, or pass mean=, std= and size=, or processor=."
+            f"The processor file {files[0]!r} of {str(source)!r} is broken or of a kind that transformers "
+            f"does not know ({_reason(error)}). Correct it, or pass mean=, std= and size=, or processor=."
         ) from None
-
-
-def _pil_class(source):
-    """The class on the PIL path of the processor that a folder or hub id names."""
-    import transformers
-
-    named = transformers.BaseImageProcessor.get_image_processor_dict(source)[0]["image_processor_type"]
-    return getattr(transformers, f"{named.removesuffix('Fast')}Pil")
 
 
 def _timm_processor(cfg, img_size=None):
@@ -273,17 +263,16 @@ def check_processor(processor, channels: int) -> torch.Size:
     name = type(processor).__name__
     try:
         with np.errstate(all="ignore"):
-            black, white = (prepare(processor, [np.full((224, 224, channels), v, np.uint8)]) for v in (0, 255))
+            black, white = (prepare(processor, np.full((224, 224, channels), v, np.uint8)) for v in (0, 255))
     except Exception as error:
         raise ValueError(f"The processor {name} cannot prepare a picture of {channels} channels: {error}") from None
-    if black.ndim != 4 or black.shape[1] != channels or 0 in black.shape:
-        raise ValueError(f"The processor {name} makes values of shape {tuple(black.shape)} for {channels} channels.")
-    centre = (..., black.shape[2] // 2, black.shape[3] // 2)
-    if not (black.isfinite().all() and white.isfinite().all() and (white[centre] > black[centre]).all()):
+    usable = black.ndim == 4 and black.shape[1] == channels and 0 not in black.shape
+    centre = (..., black.shape[-2] // 2, black.shape[-1] // 2)
+    if not (usable and black.isfinite().all() and white.isfinite().all() and (white[centre] > black[centre]).all()):
         raise ValueError(
-            f"The processor {name} makes no usable values of a picture: image_mean {processor.image_mean}, image_std "
-            f"{processor.image_std}, rescale_factor {getattr(processor, 'rescale_factor', None)}. Standard deviations "
-            "must be finite and above 0."
+            f"The processor {name} makes no usable values of a picture of {channels} channels: their shape is "
+            f"{tuple(black.shape)}, image_mean {processor.image_mean}, image_std {processor.image_std}, rescale_factor "
+            f"{getattr(processor, 'rescale_factor', None)}. Standard deviations must be finite and above 0."
         )
     return black.shape
 
@@ -306,8 +295,6 @@ def at_size(module: nn.Module, processor, size: tuple[int, int]) -> nn.Module:
         elif processor.size.get("height"):
             processor.size = {k: round(processor.size[k] * side / processor.crop_size[k]) for k, side in sides.items()}
         processor.crop_size = sides
-    elif getattr(processor, "crop_pct", None):
-        processor.size = {"shortest_edge": height}
     else:
         processor.size = sides
     prepared = check_processor(processor, shape[1])
@@ -318,10 +305,10 @@ def at_size(module: nn.Module, processor, size: tuple[int, int]) -> nn.Module:
         )
     asked = {"interpolate_pos_encoding": True}
     by_name = "interpolate_pos_encoding" in inspect.signature(uncompiled(module).forward).parameters
-    if not by_name and (error := failure(module, shape)) is None:
+    if not by_name and failure(module, shape) is None:
         return module
-    if (error_asked := failure(module, shape, **asked)) is not None:
-        reason = error_asked if by_name else error
+    if (reason := failure(module, shape, **asked)) is not None:
+        reason = reason if by_name else failure(module, shape)
         raise ValueError(f"{type(module).__name__} cannot run at {height}×{width} pixels: {reason}")
     twin = copy.copy(module)
     for hooks in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
@@ -331,26 +318,14 @@ def at_size(module: nn.Module, processor, size: tuple[int, int]) -> nn.Module:
 
 
 def failure(module: nn.Module, shape, **given) -> str | None:
-    """Why the model cannot run on pixel values of `shape`; None when it can. A model of transformers is first asked on
-    tensors without data, which costs nothing at any size."""
-    from transformers import PreTrainedModel
-
-    module = uncompiled(module)
-    here, dtype = next(module.parameters()).device, next(module.parameters()).dtype
-    weights, devices = {}, [here]
-    if isinstance(module, PreTrainedModel):
-        named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
-        weights, devices = {k: torch.empty_like(v, device="meta") for k, v in named}, ["meta", here]
-    reason = None
-    for device in devices:  # a part that is no parameter has data on its own device: then only the true pass can tell
-        try:
-            x = torch.zeros(shape, device=device, dtype=dtype)
-            with torch.no_grad():
-                logits_of(functional_call(module, weights if device == "meta" else {}, (x,), given))
-            return None
-        except Exception as error:  # whatever the model stumbles over
-            reason = " ".join(str(error).split()) or type(error).__name__
-    return reason
+    """Why the model cannot run on pixel values of `shape`; None when it can."""
+    weight = next(module.parameters())
+    try:
+        with torch.no_grad():
+            logits_of(uncompiled(module)(torch.zeros(shape, device=weight.device, dtype=weight.dtype), **given))
+    except Exception as error:  # whatever the model stumbles over
+        return " ".join(str(error).split()) or type(error).__name__
+    return None
 
 
 def pair(size) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -22,10 +22,6 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
         with open(temporary, "r+b") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
-        with suppress(OSError, AttributeError):  # not every system can
-            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            os.fsync(folder)
-            os.close(folder)
     except OSError as error:
         if error.errno is None:
             raise

@@ -1,5 +1,6 @@
 """A classifier with its preprocessing and its words: what it says of a photo, and why."""
 
+import difflib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,8 +21,6 @@ from .memory import check_fits
 from .methods.registry import METHODS, bind, in_batches, patch_scores, registered, scaled
 from .photo import as_list, is_one, prepare, read_photo, resize, to_photo
 from .prompts import TOWERS, ZeroShot
-
-__all__ = ["Explanation", "Vit", "bundled", "load_model"]
 
 
 @dataclass(frozen=True)
@@ -70,17 +69,10 @@ class Vit:
         return torch.cat(prepared)
 
     def _prepared(self, photos) -> list[torch.Tensor]:
-        """Pixel values (1, channels, h, w) of each photo; photos of one size go through the processor together."""
-        pictures = [np.asarray(p)[..., None] if np.ndim(p) == 2 else np.asarray(p) for p in photos]
-        by_size, results = {}, [None] * len(pictures)
-        for i, picture in enumerate(pictures):
-            by_size.setdefault(picture.shape, []).append(i)
+        """Pixel values (1, channels, h, w) of each photo."""
+        pictures = [np.atleast_3d(photo) for photo in photos]
         dtype = next(self.model.parameters()).dtype
-        for at in by_size.values():
-            values = prepare(self.processor, [pictures[i] for i in at]).to(self.device, dtype)
-            for i, single in zip(at, values.split(1), strict=True):
-                results[i] = single
-        return results
+        return [prepare(self.processor, picture).to(self.device, dtype) for picture in pictures]
 
     def to_photo(self, maps: torch.Tensor, images) -> list[torch.Tensor]:
         """Maps (B, r, c) → B tensors (height, width), float32, on each photo's own pixels; NaN outside the crop.
@@ -141,9 +133,9 @@ class Vit:
         elif isinstance(word, bool) or not hasattr(word, "__index__"):
             raise TypeError(f"A class is a label word or a whole number, got {word!r}.")
         word = int(word)
-        if word < 0 or self.labels and word >= max(len(self.labels), 2):  # one label can stand for two classes
-            top = max(len(self.labels), 2) - 1
-            raise IndexError(f"target {word} is outside the model's classes 0 to {top if self.labels else 'K − 1'}.")
+        top = max(len(self.labels), 2) - 1 if self.labels else "K − 1"  # one label can stand for two classes
+        if word < 0 or self.labels and word > top:
+            raise IndexError(f"target {word} is outside the model's classes 0 to {top}.")
         return word
 
     def _no_label(self, word, found):
@@ -152,8 +144,6 @@ class Vit:
             return f"{len(found)} classes have the label {word!r}: {which}. Pass one of the numbers."
         near = [self.label(i) for i, text in enumerate(self.labels) if word.strip().lower() in text.lower()][:5]
         if not near:
-            import difflib
-
             by_word = {w.strip().lower(): i for i in range(len(self.labels)) for w in self._words(i)}
             near = [self.label(by_word[w]) for w in difflib.get_close_matches(word.lower(), by_word, 3, 0.75)]
         hint = f"near it: {', '.join(near)}" if near and word.strip() else "all of them: .labels, or gmar info MODEL"
@@ -194,8 +184,7 @@ class Vit:
                 ranked = enumerate(zip(chosen.tolist(), shown, strict=True), 1)
                 rows[i] = [(file, rank, self.label(k), k, p) for rank, (k, p) in ranked]
 
-        for values, at in self._batches(photos):
-            in_batches(lambda part, v=values, at=at: predicted(v[part], at[part]), len(at), batch_size)
+        self._in_batches(photos, batch_size, predicted)
         table = pd.DataFrame(sum(rows, []), columns=["file", "rank", "label", "class_id", "probability"])
         return table.astype({"probability": float})
 
@@ -251,40 +240,40 @@ class Vit:
             self._check(seen.logits, seen.grid)
             large = scaled(resize(maps, values.shape[-2:]), signed=signed)
             sure = self._probability(seen.logits, seen.target)
-            against = [None] * len(at) if seen.against is None else seen.against.tolist()
-            found = zip(seen.target.tolist(), against, sure, maps.cpu(), large.cpu(), strict=True)
-            for i, (a, b, p, patches, at_input) in zip(at, found, strict=True):
-                asked = a if b is None else (a, b)
-                label = self.label(a) if b is None else f"{self.label(a)} rather than {self.label(b)}"
-                about = asked, label, p, name, given, signed
+            found = zip(at, seen.target.tolist(), sure, maps.cpu(), large.cpu(), strict=True)
+            for i, k, share, patches, at_input in found:
+                pair = targets if isinstance(targets, tuple) else (k,)
+                label = " rather than ".join(map(self.label, pair))
+                about = targets if len(pair) == 2 else k, label, share, name, given, signed
                 results[i] = Explanation(patches, _displayed(photos[i]), *about, at_input, self.processor)
 
-        for values, at in self._batches(photos):
-            in_batches(lambda part, v=values, at=at: explained(v[part], at[part]), len(at), batch_size)
+        self._in_batches(photos, batch_size, explained)
         return results[0] if is_one(images) else results
 
-    def _batches(self, photos):
-        """(pixel values, positions) of the photos; those that the processor makes of one shape are one batch."""
+    def _in_batches(self, photos, batch_size, function):
+        """Calls function(pixel values, positions); photos that the processor makes of one shape go together."""
         by_shape = {}
         for i, values in enumerate(self._prepared(photos)):
             check_fits(self.model, values.shape, self.device)
             by_shape.setdefault(values.shape, []).append((values, i))
         for found in by_shape.values():
-            yield torch.cat([values for values, _ in found]), [i for _, i in found]
+            values, at = torch.cat([v for v, _ in found]), [i for _, i in found]
+            in_batches(lambda part, v=values, at=at: function(v[part], at[part]), len(at), batch_size)
 
     def _targets(self, target, count):
+        target = target.tolist() if hasattr(target, "tolist") else target
         if isinstance(target, tuple):
             if len(target) != 2:
                 raise ValueError(
                     f"A tuple is a contrast of two classes (a, b), got {len(target)}; classes for each picture go in a "
                     "list."
                 )
-            return tuple(self.class_id(t) for t in target)
-        if isinstance(target, list | np.ndarray | torch.Tensor) and np.ndim(target):
+            return tuple(map(self.class_id, target))
+        if isinstance(target, list):
             if len(target) != count:
                 raise ValueError(f"{len(target)} targets for {count} pictures.")
-            return [self.class_id(t.item() if hasattr(t, "item") else t) for t in target]
-        return None if target is None else self.class_id(target.item() if hasattr(target, "item") else target)
+            return list(map(self.class_id, target))
+        return None if target is None else self.class_id(target)
 
     def _probability(self, logits, target):
         try:

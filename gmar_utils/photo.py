@@ -1,5 +1,6 @@
 """Photos in, maps back: reading pictures of every kind, what a processor does to them, and the way back."""
 
+import math
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+PREPARED = "Values that a processor has prepared go into gmar_utils.explain(vit.model, pixel_values)."
 Crop = tuple[int, int, int, int]  # top, left, height, width
 _CHECKED: dict[tuple, str | None] = {}  # (processor, size) → None, or why its geometry is not known
 
@@ -30,14 +32,10 @@ def as_list(images) -> list:
     """
     if is_one(images):
         return [images]
-    if isinstance(images, Mapping) or hasattr(images, "pixel_values"):
+    if isinstance(images, Mapping | bytes | bytearray) or not isinstance(images, Iterable):
         raise TypeError(
-            f"Expected pictures, got a {type(images).__name__}. Values that a processor has prepared go into "
-            "gmar_utils.explain(vit.model, pixel_values)."
-        )
-    if isinstance(images, bytes | bytearray) or not isinstance(images, Iterable):
-        raise TypeError(
-            f"Expected a picture (path, PIL image, array or tensor) or several of them, got {type(images).__name__}."
+            f"Expected a picture (path, PIL image, array or tensor) or several of them, got {type(images).__name__}. "
+            f"{PREPARED}"
         )
     found = list(images)
     if not found:
@@ -74,12 +72,16 @@ def read_photo(image, channels: int = 3, window: tuple[float, float] | None = No
             pixels = np.asarray(image, dtype=np.float64)
     else:
         pixels = _array(image, channels, name)
-        if pixels.dtype == np.uint8 and (pixels.ndim == 2 or channels in (1, 3)):
-            image, pixels = Image.fromarray(pixels), None
     if pixels is not None and pixels.dtype != np.uint8:
         pixels = _to_8_bit(pixels, window, name)
     if channels not in (1, 3):
-        return _of_channels(np.asarray(image) if pixels is None else pixels, channels, name)
+        pixels = np.asarray(image) if pixels is None else pixels
+        if pixels.ndim != 3 or pixels.shape[2] != channels:
+            raise ValueError(
+                f"The model takes pictures of {channels} channels, and {name} has shape {pixels.shape}. "
+                f"Give an array (height, width, {channels})."
+            )
+        return pixels
     image = image if pixels is None else Image.fromarray(pixels)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -97,20 +99,18 @@ def _open(path) -> Image.Image:
         raise ValueError(f"{str(path)!r} is empty (0 bytes); copy or download it again.")
     try:
         image = Image.open(path)
-        too_large = Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS
-        if not too_large:
-            image.load()
-    except UnidentifiedImageError:
-        raise ValueError(f"{str(path)!r} is not a picture in a format that Pillow reads.") from None
+        if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+            raise Image.DecompressionBombError
+        image.load()
     except Image.DecompressionBombError:
-        too_large = True
-    except Exception as error:  # a damaged file ends in whatever its decoder stumbles over
-        raise ValueError(f"{str(path)!r} is damaged or cut short ({error}); copy or download it again.") from None
-    if too_large:
         raise ValueError(
             f"{str(path)!r} has more than {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels, which may need gigabytes "
             "of memory. Scale it down, or raise PIL.Image.MAX_IMAGE_PIXELS in Python."
-        )
+        ) from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{str(path)!r} is not a picture in a format that Pillow reads.") from None
+    except Exception as error:  # a damaged file ends in whatever its decoder stumbles over
+        raise ValueError(f"{str(path)!r} is damaged or cut short ({error}); copy or download it again.") from None
     return image
 
 
@@ -123,8 +123,8 @@ def _array(image, channels, name) -> np.ndarray:
             if image.numel() and not (0 <= image.min() and image.max() <= 1):
                 raise ValueError(
                     f"{name} is a tensor with values from {image.min():g} to {image.max():g}; a picture in a tensor "
-                    "is uint8, or float in [0, 1]. Values that a processor has prepared go into "
-                    "gmar_utils.explain(vit.model, pixel_values)."
+                    "is uint8, or float in [0, 1]. "
+                    f"{PREPARED}"
                 )
         image = image.movedim(0, -1) if image.ndim == 3 else image
     elif not hasattr(image, "__array__"):
@@ -141,15 +141,6 @@ def _array(image, channels, name) -> np.ndarray:
     if 0 in pixels.shape:
         raise ValueError(f"{name} has no pixels: its shape is {pixels.shape}.")
     return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
-
-
-def _of_channels(pixels, channels, name) -> np.ndarray:
-    if pixels.ndim != 3 or pixels.shape[2] != channels:
-        raise ValueError(
-            f"The model takes pictures of {channels} channels, and {name} has shape {pixels.shape}. "
-            f"Give an array (height, width, {channels})."
-        )
-    return pixels
 
 
 def _to_8_bit(pixels, window, name):
@@ -170,21 +161,15 @@ def _to_8_bit(pixels, window, name):
     return (255 * ((pixels - low) / max(high - low, 1e-12)).clip(0, 1)).round().astype(np.uint8)
 
 
-def prepare(processor, pictures: Sequence[np.ndarray]) -> torch.Tensor:
-    """Pixel values (B, channels, h, w), float32, that `processor` makes of pictures (height, width, channels) in uint8.
+def prepare(processor, picture: np.ndarray) -> torch.Tensor:
+    """Pixel values (1, channels, h, w), float32, that `processor` makes of a uint8 picture (height, width, channels).
 
     Pillow resizes pictures of one or three channels only; others go through channel by channel."""
     given = {"return_tensors": "pt", "input_data_format": "channels_last"}
-    channels = pictures[0].shape[-1]
-    if channels in (1, 3):
-        return processor(list(pictures), **given)["pixel_values"].float()
-    mean, std = processor.image_mean, processor.image_std
-    single = [
-        processor([p[..., c : c + 1] for p in pictures], image_mean=[mean[c]], image_std=[std[c]], **given)[
-            "pixel_values"
-        ]
-        for c in range(channels)
-    ]
+    if picture.shape[-1] in (1, 3):
+        return processor([picture], **given)["pixel_values"].float()
+    planes = zip(np.moveaxis(picture, -1, 0), processor.image_mean, processor.image_std, strict=True)
+    single = [processor([p[..., None]], image_mean=[m], image_std=[d], **given)["pixel_values"] for p, m, d in planes]
     return torch.cat(single, 1).float()
 
 
@@ -195,18 +180,12 @@ def resized_and_cropped(size: tuple[int, int], processor) -> tuple[tuple[int, in
         The size it resizes to, and the crop (top, left, height, width) that it takes of that.
     """
     height, width = size
-    if getattr(processor, "do_resize", False):
-        target = processor.size or {}
-        if edge := target.get("shortest_edge"):
-            crop_pct = getattr(processor, "crop_pct", None)
-            if crop_pct and edge >= 384:  # ConvNeXt squeezes at this size and crops below it
-                return (edge, edge), (0, 0, edge, edge)
-            scale = (int(edge / crop_pct) if crop_pct else edge) / min(height, width)
-            height, width = int(height * scale + 1e-6), int(width * scale + 1e-6)
-            if crop_pct:
-                return (height, width), ((height - edge) // 2, (width - edge) // 2, edge, edge)
-        elif target.get("height") and target.get("width"):
-            height, width = target["height"], target["width"]
+    target = getattr(processor, "do_resize", False) and processor.size or {}
+    if edge := target.get("shortest_edge"):
+        scale = edge / min(size)
+        height, width = int(height * scale + 1e-6), int(width * scale + 1e-6)
+    elif target.get("height") and target.get("width"):
+        height, width = target["height"], target["width"]
     if not getattr(processor, "do_center_crop", False):
         return (height, width), (0, 0, height, width)
     crop = processor.crop_size
@@ -238,7 +217,7 @@ def _deviation(size, processor):
 
     def shown(values):  # (height, width) in [0, 255] → (h, w) as prepared
         grey = np.broadcast_to(np.round(values).astype(np.uint8)[..., None], (*values.shape, channels))
-        return prepare(processor, [np.ascontiguousarray(grey)])[0, 0].double()
+        return prepare(processor, np.ascontiguousarray(grey))[0, 0].double()
 
     scaled, (top, left, *cropped) = resized_and_cropped(size, processor)
     blanks = [shown(np.full((64, 64), value)) for value in (0.0, 255.0)]

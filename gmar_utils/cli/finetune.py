@@ -1,7 +1,5 @@
 """`gmar finetune`: train, go on with a training, or measure a model."""
 
-from __future__ import annotations
-
 import argparse
 import math
 from dataclasses import replace
@@ -23,10 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--recipe", choices=RECIPES, default="shapes", help="what to train (default: %(default)s)")
     add("--init", help="start from this bundled model, folder or hub id, instead of the recipe's")
     add("--layers", type=types.positive, help="keep only so many of its first layers")
-    add("--source", help="Tiny-ImageNet: folder, zip or hub id (default: GMAR_TINY_IMAGENET, or hub)")
+    add("--source", help="Tiny-ImageNet: folder or hub id (default: GMAR_TINY_IMAGENET, or hub)")
     add(
         "--out",
-        type=folder,
+        type=types.folder,
         help="folder of the checkpoint; its training/ holds the state, from which the same command goes on after a "
         "kill (default: the recipe's name)",
     )
@@ -52,10 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """`gmar finetune`."""
-    for name in ("measure", "init", "source"):
-        if getattr(args, name) == "":
-            raise ValueError(f"--{name} is empty. Was a variable of the shell not set?")
-    if args.measure:
+    if args.measure is not None:
         _print(args.measure, measure(load_model(args.measure), args.source, args.image_size))
         return 0
     if args.image_size:
@@ -72,23 +67,14 @@ def main(args: argparse.Namespace) -> int:
     words = list(drawing.CLASSES) if recipe.data == "shapes" else data.words()
     model, processor = starting_point(recipe, words)
     images, labels = pictures(recipe.data, "train", args.source, recipe)
-    kept = train(
-        model,
-        processor,
-        images,
-        labels,
-        recipe,
-        out / "training",
-        pictures(recipe.data, "watch", args.source),
-        accumulate=args.accumulate,
-        minutes=args.minutes,
-        save_every=args.save_every,
-    )
+    watch = pictures(recipe.data, "watch", args.source)
+    options = {k: getattr(args, k) for k in ("accumulate", "minutes", "save_every")}
+    kept = train(model, processor, images, labels, recipe, out / "training", watch, **options)
     state = PartialState()
     if state.is_main_process and kept is None:
         print(f"Stopped after {args.minutes:g} minutes. The same command goes on from there.")
     elif state.is_main_process:
-        _print(out, save(kept, processor, words, out, recipe, args.source, run=out / "training"))
+        _print(out, save(kept, processor, out, recipe, args.source))
     state.destroy_process_group()
     return 0
 
@@ -96,13 +82,6 @@ def main(args: argparse.Namespace) -> int:
 def _print(name, found):
     for what, numbers in found.items():
         print(f"{name}: {what}:", ", ".join(f"{k} {v}" for k, v in numbers.items()))
-
-
-def folder(text: str) -> Path:
-    """A path that is not empty."""
-    if not text:
-        raise argparse.ArgumentTypeError("expected a folder, got an empty text; was a variable of the shell not set?")
-    return Path(text)
 
 
 def number(text: str) -> float:

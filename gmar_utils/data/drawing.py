@@ -4,8 +4,6 @@ Only the outline tells the class. Size, place, rotation, colours and texture are
 outlines cover the same area at the same size. Same seed, same bytes; scene i does not depend on how many are made.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from typing import NamedTuple
 
@@ -33,16 +31,16 @@ def _regular(n, inner=1.0):
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)
 
 
+NOTCH, QUARTER = np.array([(-1, -3), (1, -3), (1, -1)]), np.array([(0, 1), (-1, 0)])
 POLYGONS = {
     "square": _regular(4),
     "triangle": _regular(3),
     "bar": np.array([(-1, -0.25), (1, -0.25), (1, 0.25), (-1, 0.25)]),
-    "cross": np.array([(-1, -3), (1, -3), (1, -1), (3, -1), (3, 1), (1, 1), (1, 3), (-1, 3), (-1, 1), (-3, 1), (-3, -1),
-                       (-1, -1)]) / 3,
+    "cross": np.concatenate([NOTCH @ np.linalg.matrix_power(QUARTER, k) for k in range(4)]) / 3,
     "star": _regular(10, inner=0.4),
     "bow tie": np.array([(-1, -0.7), (0, -0.12), (1, -0.7), (1, 0.7), (0, 0.12), (-1, 0.7)]),
     "corner": np.array([(-0.8, -0.8), (-0.2, -0.8), (-0.2, 0.2), (0.8, 0.2), (0.8, 0.8), (-0.8, 0.8)]),
-}  # fmt: skip
+}
 CURVES = {
     "disc": lambda u, v: u * u + v * v < 1,
     "ring": lambda u, v: (u * u + v * v < 1) & (u * u + v * v > 0.3),
@@ -72,14 +70,12 @@ def unit_scale() -> tuple[dict[str, float], dict[str, float]]:
 
 class Scenes(NamedTuple):
     """``images`` uint8 (n, size, size, 3); ``labels`` (n, K); ``masks`` bool (n, K, size, size), visible part of each
-    object; ``boxes`` (n, K, 4): x0, y0, x1, y1 in pixels, x1 and y1 exclusive; ``hidden`` (n,): the share of the first
-    object that is covered."""
+    object; ``boxes`` (n, K, 4): x0, y0, x1, y1 in pixels, x1 and y1 exclusive."""
 
     images: np.ndarray
     labels: np.ndarray
     masks: np.ndarray
     boxes: np.ndarray
-    hidden: np.ndarray
 
 
 def _palettes(rng, n, against=None):
@@ -158,7 +154,6 @@ def _block(seed, block, size, objects, occlusion):
     base = textures(paint, ground, size)
     paints = [textures(paint, _palettes(paint, n, ground), size) for _ in range(objects + 1)]
     masks = np.zeros((n, objects, size, size), bool)
-    hidden = np.zeros(n)
     for i in range(n):
         image, taken = base[i], []
         sizes = layout.uniform(*((0.24, 0.36) if objects == 1 else (0.18, 0.25)), objects)
@@ -184,10 +179,8 @@ def _block(seed, block, size, objects, occlusion):
         if occlusion:
             alpha = _occluder(layout, masks[i, 0], taken[0], occlusion * layout.uniform(), size)
             image += alpha[..., None] * (paints[-1][i - 1] - image)
-            whole = masks[i, 0].sum()
             masks[i] &= alpha < 0.5
-            hidden[i] = 1 - masks[i, 0].sum() / whole
-    return base, labels, masks, hidden
+    return base, labels, masks
 
 
 def _occluder(rng, mask, taken, limit, size):
@@ -204,7 +197,7 @@ def _occluder(rng, mask, taken, limit, size):
     return best
 
 
-def scenes(n: int, size: int = 64, seed: int = 0, objects: int = 1, occlusion: float = 0.0, start: int = 0) -> Scenes:
+def scenes(n: int, size: int = 64, seed: int = 0, objects: int = 1, occlusion: float = 0.0) -> Scenes:
     """Scenes with 0 to 3 blobs of no class beside their objects.
 
     Args:
@@ -213,7 +206,6 @@ def scenes(n: int, size: int = 64, seed: int = 0, objects: int = 1, occlusion: f
         seed: Same seed, same bytes.
         objects: 1, or 2 of different classes.
         occlusion: The largest share of the (first) object that one more blob may hide; the mask is the visible part.
-        start: The number of the first.
 
     Raises:
         ValueError: no scenes, another number of objects, or an occlusion outside [0, 1).
@@ -222,18 +214,15 @@ def scenes(n: int, size: int = 64, seed: int = 0, objects: int = 1, occlusion: f
         raise ValueError(f"expected at least one scene, got {n}")
     if objects not in (1, 2) or not 0 <= occlusion < 1:
         raise ValueError(f"expected objects 1 or 2 and occlusion in [0, 1), got {objects} and {occlusion}")
-    first, last = start // BLOCK, -(-(start + n) // BLOCK)
-    numbers = tqdm(range(first, last), desc="Drawing scenes", unit="block", delay=2, disable=None)
+    numbers = tqdm(range(-(-n // BLOCK)), desc="Drawing scenes", unit="block", delay=2, disable=None)
     blocks = [_block(seed, block, size, objects, occlusion) for block in numbers]
-    keep = slice(start - first * BLOCK, start - first * BLOCK + n)
-    images, labels, masks, hidden = (np.concatenate(part)[keep] for part in zip(*blocks, strict=True))
-    return Scenes((images * 255 + 0.5).astype(np.uint8), labels, masks, _boxes(masks), hidden)
+    images, labels, masks = (np.concatenate(part)[:n] for part in zip(*blocks, strict=True))
+    return Scenes((images * 255 + 0.5).astype(np.uint8), labels, masks, _boxes(masks))
 
 
 def _boxes(masks):
     """(…, h, w) bool to (…, 4): x0, y0, x1, y1, the last two exclusive."""
-    columns, rows = masks.any(-2), masks.any(-1)
-    return np.stack(
-        [columns.argmax(-1), rows.argmax(-1), columns.shape[-1] - columns[..., ::-1].argmax(-1),
-         rows.shape[-1] - rows[..., ::-1].argmax(-1)], -1,
-    )  # fmt: skip
+    hits = masks.any(-2), masks.any(-1)
+    first = [hit.argmax(-1) for hit in hits]
+    last = [hit.shape[-1] - hit[..., ::-1].argmax(-1) for hit in hits]
+    return np.stack([*first, *last], -1)

@@ -1,19 +1,13 @@
 """Generated shapes as a data set: every object's mask and box are known exactly."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
+import datasets
 import numpy as np
 from PIL import Image
 
 from . import drawing
 
-if TYPE_CHECKING:
-    from datasets import Dataset
 
-
-def shapes(n: int, size: int = 64, seed: int = 0, objects: int = 1, occlusion: float = 0.0) -> Dataset:
+def shapes(n: int, size: int = 64, seed: int = 0, objects: int = 1, occlusion: float = 0.0) -> datasets.Dataset:
     """Generated scenes, one record per object.
 
     Args:
@@ -25,38 +19,26 @@ def shapes(n: int, size: int = 64, seed: int = 0, objects: int = 1, occlusion: f
 
     Returns:
         Records of ``image``, ``label``, ``mask`` (uint8 PIL image, 1 the visible object, 0 the rest), ``box`` (x1 and
-        y1 exclusive), ``scene`` (0 to n − 1), ``hidden`` (share covered).
+        y1 exclusive), ``scene`` (0 to n − 1).
 
     Raises:
         ValueError: no scenes, another number of objects, or an occlusion outside [0, 1).
     """
-    import datasets
-
     made = drawing.scenes(n, size, seed, objects, occlusion)
     which = np.repeat(np.arange(n), objects)
     masks = made.masks.reshape(-1, size, size).astype(np.uint8)
-    features = datasets.Features(
-        {
-            "image": datasets.Image(),
-            "label": datasets.ClassLabel(names=list(drawing.CLASSES)),
-            "mask": datasets.Image(),
-            "box": datasets.List(datasets.Value("int64")),
-            "scene": datasets.Value("int64"),
-            "hidden": datasets.Value("float64"),
-        }
-    )
     columns = {
         "image": [Image.fromarray(made.images[i]) for i in which],
         "label": made.labels.ravel(),
         "mask": [Image.fromarray(m) for m in masks],
         "box": made.boxes.reshape(-1, 4),
         "scene": which,
-        "hidden": np.repeat(made.hidden, objects),
     }
-    return datasets.Dataset.from_dict(columns, features=features)
+    made = datasets.Dataset.from_dict(columns)
+    return made.cast_column("label", datasets.ClassLabel(names=list(drawing.CLASSES)))
 
 
-def shape_pairs(n: int, size: int = 64, seed: int = 0) -> Dataset:
+def shape_pairs(n: int, size: int = 64, seed: int = 0) -> datasets.Dataset:
     """Generated scenes of two objects of different classes, one record per scene: the layout of `voc_pairs`.
 
     Args:
@@ -71,21 +53,11 @@ def shape_pairs(n: int, size: int = 64, seed: int = 0) -> Dataset:
     Raises:
         ValueError: no scenes.
     """
-    import datasets
-
     made = drawing.scenes(n, size, seed, objects=2)
-    features = datasets.Features(
-        {
-            "image": datasets.Image(),
-            "masks": datasets.List(datasets.Image()),
-            "groups": datasets.List(datasets.List(datasets.Value("int64"))),
-            "file": datasets.Value("string"),
-        }
-    )
     columns = {
         "image": [Image.fromarray(image) for image in made.images],
         "masks": [[Image.fromarray(m) for m in some] for some in made.masks.astype(np.uint8)],
         "groups": made.labels[:, :, None],
         "file": [f"scene {i}" for i in range(n)],
     }
-    return datasets.Dataset.from_dict(columns, features=features)
+    return datasets.Dataset.from_dict(columns)

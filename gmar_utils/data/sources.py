@@ -1,14 +1,12 @@
 """Where pictures come from: a hub id or a local path; broken files are named."""
 
-from __future__ import annotations
-
 import io
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 from PIL import Image
 
 
@@ -25,26 +23,8 @@ def find_source(source: str | Path | None, variable: str, hub: str) -> tuple[Pat
     raise FileNotFoundError(f"{source}: no such file or folder. Give a local path or a hub id, or set {variable}.")
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """What ``datasets`` would log and draw meanwhile is left out: its errors are raised again with the file's name."""
-    import datasets
-
-    level, bars = datasets.logging.get_verbosity(), datasets.utils.are_progress_bars_disabled()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.logging.set_verbosity(level)
-        if not bars:
-            datasets.enable_progress_bars()
-
-
 def from_hub(name: str, split: str, variable: str):
     """A split of a data set of the hub; ConnectionError where it does not answer."""
-    import datasets
-
     try:
         return datasets.load_dataset(name, split=split)
     except (OSError, datasets.exceptions.DatasetsError) as error:
@@ -63,13 +43,6 @@ def open_picture(image: dict, mode: str | None = "RGB") -> Image.Image:
         raise ValueError(f"{image['path']}: not a complete picture ({error}). Fetch this file again.") from error
 
 
-def decode(batch: dict, decode_mask: Callable[[dict], Image.Image] | None = None) -> dict:
-    """The transform of every picture data set: decode ``image``, ``mask`` and ``masks``, pass the rest on."""
-    decoded = dict(batch)
-    if "image" in batch:
-        decoded["image"] = [open_picture(v) for v in batch["image"]]
-    if "mask" in batch:
-        decoded["mask"] = [decode_mask(v) for v in batch["mask"]]
-    if "masks" in batch:
-        decoded["masks"] = [[decode_mask(v) for v in some] for some in batch["masks"]]
-    return decoded
+def decode(batch: dict, **readers: Callable[[dict], object]) -> dict:
+    """The transform of a picture data set: what is in a column with a reader is read, the rest passed on."""
+    return {k: list(map(readers[k], values)) if k in readers else values for k, values in batch.items()}

@@ -1,22 +1,17 @@
 """VOC 2012 segmentation: photos with masks, and which classes of a model count as a VOC class."""
 
-from __future__ import annotations
-
 import csv
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import datasets
 import numpy as np
 import torch
 from PIL import Image
 from tqdm import tqdm
 
 from .sources import decode, find_source, from_hub, open_picture
-
-if TYPE_CHECKING:
-    import datasets
 
 VOC2012 = "nateraw/pascal-voc-2012"
 VOID = 255
@@ -37,17 +32,14 @@ VOC_TO_TINY_IMAGENET, VOC_TO_IMAGENET = (
 )
 
 
-def voc2012(
-    source: str | Path | None = None, split: str = "val", classes: int = 200, mapped: bool = True
-) -> datasets.Dataset:
-    """VOC 2012 segmentation, one record per image and object class in it, as the comparative report evaluates.
+def voc2012(source: str | Path | None = None, split: str = "val", classes: int = 200) -> datasets.Dataset:
+    """VOC 2012 segmentation, one record per image and object class in it that the model has labels for.
 
     Args:
         source: A VOCdevkit or VOC2012 folder, or a hub id with columns image and mask; default: GMAR_VOC2012, else the
             hub.
         split: val | train | trainval.
         classes: How many classes the model has: 200 (Tiny-ImageNet) or 1000 (ImageNet) choose the label table.
-        mapped: False: the records whose class the model has no counterpart of, instead of the others.
 
     Returns:
         Records of ``image``, ``mask`` (uint8 PIL image: 1 the class, 0 everything else, 255 void), ``label`` (VOC
@@ -57,22 +49,11 @@ def voc2012(
         FileNotFoundError: a file of the source is missing; it is named.
         ValueError: another number of classes, or a damaged file; it is named.
     """
-    import datasets
-
-    rows = [
+    return _dataset(
         {"image": image, "mask": {**mask, "class": label}, "label": label, "targets": targets, "file": name}
         for name, image, mask, found in _voc_classes(source, split, classes)
         for label, targets in found.items()
-        if bool(targets) == mapped
-    ]
-    features = {
-        "image": datasets.Image(decode=False),
-        "mask": _mask_feature(),
-        "label": datasets.ClassLabel(names=list(VOC_CLASSES)),
-        "targets": datasets.List(datasets.Value("int64")),
-        "file": datasets.Value("string"),
-    }
-    return _dataset(rows, features)
+    )
 
 
 def voc_pairs(source: str | Path | None = None, split: str = "val", classes: int = 200) -> datasets.Dataset:
@@ -92,46 +73,33 @@ def voc_pairs(source: str | Path | None = None, split: str = "val", classes: int
     Raises:
         FileNotFoundError, ValueError: as `voc2012`.
     """
-    import datasets
-
-    rows = []
-    for name, image, mask, found in _voc_classes(source, split, classes):
-        for pair in combinations([label for label, targets in found.items() if targets], 2):
-            masks = [{**mask, "class": label} for label in pair]
-            groups = [found[label] for label in pair]
-            rows.append({"image": image, "masks": masks, "groups": groups, "file": name})
-    features = {
-        "image": datasets.Image(decode=False),
-        "masks": datasets.List(_mask_feature()),
-        "groups": datasets.List(datasets.List(datasets.Value("int64"))),
-        "file": datasets.Value("string"),
-    }
-    return _dataset(rows, features)
+    return _dataset(
+        {
+            "image": image,
+            "masks": [{**mask, "class": label} for label in pair],
+            "groups": [found[label] for label in pair],
+            "file": name,
+        }
+        for name, image, mask, found in _voc_classes(source, split, classes)
+        for pair in combinations(found, 2)
+    )
 
 
-def _mask_feature():
-    import datasets
-
-    return {"bytes": datasets.Value("binary"), "path": datasets.Value("string"), "class": datasets.Value("int64")}
-
-
-def _dataset(rows, features):
-    import datasets
-
-    made = datasets.Dataset.from_list(rows, features=datasets.Features(features))
-    return made.with_transform(partial(decode, decode_mask=_class_mask))
+def _dataset(rows):
+    readers = {"image": open_picture, "mask": _class_mask, "masks": lambda masks: [_class_mask(m) for m in masks]}
+    return datasets.Dataset.from_list(list(rows)).with_transform(partial(decode, **readers))
 
 
 def _voc_classes(source, split, classes):
-    """(id, image, mask, {VOC class in it: the model's classes that count as it}) of each photo."""
+    """(id, image, mask, {VOC class in it that the model knows: the model's classes that count as it}) of each photo."""
     tables = {200: VOC_TO_TINY_IMAGENET, 1000: VOC_TO_IMAGENET}
     if classes not in tables:
         raise ValueError(f"expected classes 200 (Tiny-ImageNet) or 1000 (ImageNet), got {classes}.")
     path, hub = find_source(source, "GMAR_VOC2012", VOC2012)
     for name, image, mask in tqdm(_voc_hub(hub, split) if hub else _voc_folder(path, split), "VOC masks", delay=2):
-        found = np.flatnonzero(np.bincount(_voc_mask(mask).ravel(), minlength=256)).tolist()
-        labels = [label for label in found if label not in (0, VOID)]
-        yield name, image, mask, {label: list(tables[classes].get(VOC_CLASSES[label], ())) for label in labels}
+        labels = (label for label in _values(_voc_mask(mask)) if label != VOID)
+        known = {label: tables[classes].get(VOC_CLASSES[label]) for label in labels}
+        yield name, image, mask, {label: targets for label, targets in known.items() if targets}
 
 
 def _voc_folder(path, split):
@@ -154,8 +122,6 @@ def _voc_folder(path, split):
 
 
 def _voc_hub(name, split):
-    import datasets
-
     ds = from_hub(name, split, "GMAR_VOC2012")
     ds = ds.cast_column("image", datasets.Image(decode=False)).cast_column("mask", datasets.Image(decode=False))
     return [
@@ -166,11 +132,8 @@ def _voc_hub(name, split):
 
 def _voc_palette():
     """The colours (256, 3) of VOC masks: the bits of the class number dealt out to red, green and blue."""
-    bits = (np.arange(256)[:, None] >> np.arange(8)) & 1
-    colours = np.zeros((256, 3), int)
-    for i in range(8):
-        colours[:, i % 3] |= bits[:, i] << (7 - i // 3)
-    return colours
+    bits = np.arange(256)[:, None] >> np.arange(3)
+    return sum((bits >> 3 * i & 1) << 7 - i for i in range(3))
 
 
 def _voc_mask(mask):
@@ -178,15 +141,16 @@ def _voc_mask(mask):
     picture = open_picture(mask, mode=None)
     values = np.asarray(picture if picture.mode in ("P", "L") else picture.convert("RGB"))
     if values.ndim == 3:
-        packed = values.astype(int) @ (65536, 256, 1)
-        colours = _voc_palette() @ (65536, 256, 1)
-        order = np.argsort(colours)
-        found = order[np.searchsorted(colours, packed, sorter=order).clip(max=255)]
-        values = np.where(colours[found] == packed, found, 254)
-    wrong = np.flatnonzero(np.bincount(values.ravel(), minlength=256)[len(VOC_CLASSES) : VOID]) + len(VOC_CLASSES)
-    if len(wrong):
-        raise ValueError(f"{mask['path']}: mask values {wrong.tolist()}, expected 0 to 20 and 255. Fetch it again.")
+        colours, where = np.unique(values @ np.array([65536, 256, 1]), return_inverse=True)
+        numbers = {colour: k for k, colour in enumerate(_voc_palette() @ (65536, 256, 1))}
+        values = np.array([numbers.get(colour, 254) for colour in colours])[where]
+    if wrong := [value for value in _values(values) if len(VOC_CLASSES) <= value < VOID]:
+        raise ValueError(f"{mask['path']}: mask values {wrong}, expected 0 to 20 and 255. Fetch it again.")
     return values
+
+
+def _values(mask):
+    return np.flatnonzero(np.bincount(mask.ravel())).tolist()
 
 
 def _class_mask(mask):

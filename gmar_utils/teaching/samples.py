@@ -37,6 +37,6 @@ def cut(*names):
 def star_and_cross():
     """A scene of two generated shapes that vit-shapes both names, for questions about two classes: the picture,
     256 × 256, and the mask of each object, {"star": (256, 256) bool array, "cross": …}."""
-    made = drawing.scenes(1, 256, seed=8, objects=2, start=20)
-    names = [drawing.CLASSES[k] for k in made.labels[0]]
-    return Image.fromarray(made.images[0]), dict(zip(names, made.masks[0], strict=True))
+    made = drawing.scenes(21, 256, seed=8, objects=2)
+    names = [drawing.CLASSES[k] for k in made.labels[20]]
+    return Image.fromarray(made.images[20]), dict(zip(names, made.masks[20], strict=True))

@@ -1,11 +1,8 @@
 """The model card of a checkpoint that this module trained, with results that the hub can read."""
 
-from __future__ import annotations
-
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..checkpoint import bundled
 from ..evaluation.provenance import provenance, shown
 
 TERMS = {
@@ -22,7 +19,6 @@ def model_card(
     recipe: dict[str, object],
     found: dict[str, dict[str, float]],
     history: dict[str, object] | None = None,
-    story: str = "",
 ) -> ModelCard:
     """The README.md of a checkpoint.
 
@@ -31,24 +27,23 @@ def model_card(
         config: The model's.
         recipe: Its entries.
         found: {what was measured: {name: number}}.
-        history: What `state.history` says of the training, where it is known.
-        story: What the recipe does not say.
+        history: What `state.read` says of the training, where it is known.
 
     Returns:
         The card: metadata with an accuracy for each entry of ``found``, then the text.
     """
-    history, made, trained_on = history or {}, provenance(), recipe["data"]
-    entries = {k: shown(str(v)) for k, v in recipe.items()}
-    versions = {k: made["packages"][k] for k in ("torch", "transformers", "accelerate")}
-    terms, free = _terms(recipe)
+    made, trained_on = provenance(), recipe["data"]
+    terms, own = TERMS[trained_on], isinstance(recipe["init"], dict)
+    if not own:
+        terms += f" The training began with the weights of {shown(recipe['init'])}, whose terms apply too."
     parts = {
         "Accuracy": _table([{"measured on": k, **v} for k, v in found.items()])
         + f"\n\nOf the weights in this folder, in percent. Again: `gmar finetune --measure {name}`.",
-        "Recipe": _table([{"entry": k, "value": v} for k, v in entries.items()]) + (f"\n\n{story}" if story else ""),
+        "Recipe": _table([{"entry": k, "value": shown(str(v))} for k, v in recipe.items()]),
     }
     if history:
         parts["Training"] = _training(history, recipe["batch_size"])
-    made_with = {k: made[k] for k in ("commit", "date", "device")} | versions
+    made_with = {k: made[k] for k in ("commit", "date", "device")} | made["packages"]
     parts["Made with"] = _table([{"what": k, "value": v} for k, v in made_with.items()])
     parts["Licence"] = terms
     text = (
@@ -57,7 +52,7 @@ def model_card(
         f"{config.num_labels} classes, half precision. Trained on {trained_on}.\n"
     ) + "".join(f"\n## {title}\n\n{part}\n" for title, part in parts.items())
     metadata = ModelCardData(
-        license="mit" if free else "other",
+        license="mit" if own and trained_on == "shapes" else "other",
         pipeline_tag="image-classification",
         library_name="transformers",
         tags=["vision-transformer", trained_on],
@@ -84,42 +79,31 @@ def _results(trained_on, found):
     ]
 
 
-def _terms(recipe):
-    """The licence in words, and whether it is the project's own."""
-    init, trained_on = recipe["init"], recipe["data"]
-    terms = TERMS[trained_on]
-    if isinstance(init, dict):
-        return terms, trained_on == "shapes"
-    terms += f" The training began with the weights of {shown(init)}, whose terms apply too."
-    if init in bundled() and "tiny-imagenet" in init and trained_on == "shapes":
-        terms += f" {TERMS['tiny-imagenet']}"
-    return terms, False
-
-
 def _training(history, batch_size):
     """Images seen, changes of the length, about twelve rows of the log, and the curve of the watched accuracy."""
     rows = [row | {"images seen": row["step"] * batch_size} for row in history["log"]]
     parts = [f"{history['step'] * batch_size:,} images seen in {history['step']:,} steps."]
     known = history["settings"]
-    if known:
-        parts.append(
-            f"{known['training pictures'][0]:,} training pictures; SHA-256 of the starting weights: "
-            f"`{known['starting weights']}`; {known['processes']} process(es), autocast: {known['precision']}."
-        )
+    parts.append(
+        f"{known['training pictures'][0]:,} training pictures; SHA-256 of the starting weights: "
+        f"`{known['starting weights']}`; {known['processes']} process(es), autocast: {known['precision']}."
+    )
     for change in history["changes"]:
         parts.append(
             f"At step {change['step']:,}, at the full learning rate, epochs were changed from {change['before']:g} to "
             f"{change['epochs']:g}."
         )
-    some = rows[:: max(1, len(rows) // 12)][:-1] + rows[-1:]
     columns = ("step", "images seen", "px", "loss", "running_top1", "images_per_s")
-    if some:
-        parts.append(_table([{k: row.get(k, "") for k in columns} for row in some]))
+    parts.append(_table([{k: row[k] for k in columns} for row in _some(rows, 12)]))
     curve = [{k: row[k] for k in columns[:3]} | row["watch"] for row in rows if "watch" in row]
     if curve:
         parts.append("Watched during the training, on pictures that it did not see; nothing was chosen by them:")
-        parts.append(_table(curve[:: max(1, len(curve) // 24)][:-1] + curve[-1:]))
+        parts.append(_table(_some(curve, 24)))
     return "\n\n".join(parts)
+
+
+def _some(rows, count):
+    return rows[:: max(1, len(rows) // count)][:-1] + rows[-1:]
 
 
 def _table(rows):

@@ -1,11 +1,9 @@
 """The two ends of a training: the model that it begins with, and the measured checkpoint that it leaves."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from ..model import Vit, load_model
 from .augment import resized
 from .card import model_card
 from .recipe import Recipe, pictures
-from .state import history, settle
+from .state import read
 
 
 def starting_point(recipe: Recipe, words: Sequence[str]) -> tuple[nn.Module, ViTImageProcessorPil]:
@@ -42,7 +40,7 @@ def starting_point(recipe: Recipe, words: Sequence[str]) -> tuple[nn.Module, ViT
     torch.manual_seed(recipe.seed)
     if isinstance(recipe.init, dict):
         model = ViTForImageClassification(ViTConfig(**recipe.init, **named))
-        return model, _processor(model, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+        return model, image_processor(None, model, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     if recipe.layers:
         count = getattr(AutoConfig.from_pretrained(located(recipe.init)), "num_hidden_layers", 0)
         if recipe.layers > count:
@@ -51,13 +49,7 @@ def starting_point(recipe: Recipe, words: Sequence[str]) -> tuple[nn.Module, ViT
     model = pretrained(recipe.init, new_head=True, **named)
     theirs = image_processor(located(recipe.init), model)
     cut_positions(model, max(recipe.sizes()))
-    return model, _processor(model, theirs.image_mean, theirs.image_std)
-
-
-def _processor(model, mean, std):
-    side = model.config.image_size
-    height, width = (side, side) if isinstance(side, int) else side
-    return ViTImageProcessorPil(size={"height": height, "width": width}, image_mean=list(mean), image_std=list(std))
+    return model, image_processor(None, model, theirs.image_mean, theirs.image_std)
 
 
 def cut_positions(model: nn.Module, px: int) -> None:
@@ -95,22 +87,17 @@ def precision() -> str:
     return "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "no"
 
 
-def normalizer(processor, device: torch.device | str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """From pixels of 0 to 255, (B, 3, H, W), to what the model reads."""
+def normalized(images: torch.Tensor, processor: ViTImageProcessorPil) -> torch.Tensor:
+    """Pixels of 0 to 255, (B, 3, H, W), as the processor's model reads them."""
     mean, std = (
-        torch.tensor(v, device=device).view(1, 3, 1, 1) * 255 for v in (processor.image_mean, processor.image_std)
+        torch.tensor(v, device=images.device)[:, None, None] for v in (processor.image_mean, processor.image_std)
     )
-    return lambda images: (images - mean) / std
+    return (images - 255 * mean) / (255 * std)
 
 
 @torch.inference_mode()
 def accuracy(
-    model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    px: int,
-    normalize: Callable[[torch.Tensor], torch.Tensor],
-    batch: int = 250,
+    model: nn.Module, processor: ViTImageProcessorPil, images: torch.Tensor, labels: torch.Tensor, px: int
 ) -> dict[str, float]:
     """Top-1 and top-5 in percent, and the loss, of uint8 images (N, 3, H, W), plain resize to ``px``.
 
@@ -120,10 +107,9 @@ def accuracy(
     options, dtype = any_size(model), torch.float16 if half == "fp16" else torch.bfloat16
     model.eval()
     total = torch.zeros(3)
-    for i in range(0, len(images), batch):
-        part = labels[i : i + batch]
+    for some, part in zip(images.split(250), labels.split(250), strict=True):
         with torch.autocast(images.device.type, dtype, enabled=half != "no"):
-            logits = model(pixel_values=normalize(resized(images[i : i + batch], px)), **options).logits.float()
+            logits = model(pixel_values=normalized(resized(some, px), processor), **options).logits.float()
         hit = logits.topk(min(5, logits.shape[1])).indices == part[:, None]
         total += torch.tensor([hit[:, 0].sum(), hit.sum(), F.cross_entropy(logits, part, reduction="sum")])
     model.train(training)
@@ -154,24 +140,17 @@ def measure(vit: Vit, source: str | None = None, sizes: Sequence[int] | None = N
         )
     sizes = list(sizes or [vit.model.config.image_size])
     check_sizes(vit.model, sizes)
-    normalize, found = normalizer(vit.processor, vit.device), {}
+    found = {}
     for what, split in splits.items():
         images, labels = (v.to(vit.device) for v in pictures(name, split, source))
         for px in sizes:
-            numbers = accuracy(vit.model, images, labels, px, normalize)
+            numbers = accuracy(vit.model, vit.processor, images, labels, px)
             found[f"{what}, {px} px"] = numbers | {"images": len(images)}
     return found
 
 
 def save(
-    model: nn.Module,
-    processor,
-    words: Sequence[str],
-    out: str | Path,
-    recipe: Recipe,
-    source: str | None = None,
-    story: str = "",
-    run: str | Path | None = None,
+    model: nn.Module, processor: ViTImageProcessorPil, out: str | Path, recipe: Recipe, source: str | None = None
 ) -> dict[str, dict[str, float]]:
     """Write a checkpoint folder in Hugging Face format, in half precision, measure it, and write its card.
 
@@ -180,12 +159,9 @@ def save(
     Args:
         model: Left as it is.
         processor: Its image processor.
-        words: The classes' words.
-        out: The folder.
+        out: The folder; the state and the log of `train` are in its folder training, if they are there.
         recipe: What made the weights.
         source: Where Tiny-ImageNet is, for the measuring.
-        story: What the recipe does not say, in a sentence: an earlier training that this one goes on from, say.
-        run: The folder of `train`'s state and log.
 
     Returns:
         The accuracies, as `measure` returns them: at the model's own size, and at the one trained at most.
@@ -197,16 +173,15 @@ def save(
     fresh = out / ".new"
     shutil.rmtree(fresh, ignore_errors=True)
     model = copy.deepcopy(model).half()
-    model.config.id2label, model.config.label2id = dict(enumerate(words)), {w: i for i, w in enumerate(words)}
     try:
         model.save_pretrained(fresh)
         processor.save_pretrained(fresh)
         vit = load_model(fresh)
         found = measure(vit, source, sorted({vit.model.config.image_size, recipe.usual_size()}))
-        card = model_card(out.name, vit.model.config, asdict(recipe), found, history(run) if run else {}, story)
-        card.save(fresh / "README.md")
+        history = read(out / "training" / "state.pt")
+        model_card(out.name, vit.model.config, asdict(recipe), found, history).save(fresh / "README.md")
         for file in sorted(fresh.iterdir()):
-            settle(file, out / file.name)
+            file.replace(out / file.name)
     except (OSError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise OSError(f"{out}: the checkpoint could not be written ({reason}). Make room and call again.") from error

@@ -8,15 +8,12 @@ again ends with the same weights. Hugging Face Accelerate does the rest: devices
     accelerate launch --multi_gpu -m gmar_utils finetune --recipe tiny-imagenet --out vit-small
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections import defaultdict
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -26,9 +23,10 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from ..files import atomic
 from . import state as states
 from .augment import mixed, random_views
-from .checkpoint import accuracy, any_size, check_sizes, normalizer, precision
+from .checkpoint import accuracy, any_size, check_sizes, normalized, precision
 from .recipe import Recipe, pixels_at, schedule
 
 LOG_EVERY, WATCH_EVERY = 50, 500  # steps
@@ -37,44 +35,29 @@ LOG_EVERY, WATCH_EVERY = 50, 500  # steps
 def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """The recipe's optimizer, as a list: Muon takes the matrices inside the blocks and leaves the rest to AdamW.
 
-    Every group carries ``factor``, its learning rate as a multiple of the recipe's (see `rate_factors`).
+    Every group carries ``factor``, its learning rate as a multiple of the recipe's: the last block and the final norm
+    have 1, the block before it ``layer_decay``, the embeddings the next power after the first block's; what lies
+    outside the backbone is the head and has ``head_rate``.
     """
-    inner, rest = {}, {}
-    for name, parameter, factor in rate_factors(model, recipe):
+    groups = {muon: defaultdict(list) for muon in (True, False)}
+    for name, parameter in model.named_parameters():
+        block = re.search(r"layers?\.(\d+)\.", name)
+        depth = model.config.num_hidden_layers - 1 - int(block[1]) if block else 0
+        depth = model.config.num_hidden_layers if "embeddings" in name else depth
+        inside = name.startswith(f"{model.base_model_prefix}.")
+        factor = recipe.layer_decay**depth if inside else recipe.head_rate
         decay = recipe.weight_decay if parameter.ndim > 1 else 0.0
-        muon = recipe.optimizer == "muon" and parameter.ndim == 2 and _block(name) is not None
-        (inner if muon else rest).setdefault((factor, decay), []).append(parameter)
-    groups, matrices = (
-        [{"params": p, "weight_decay": decay, "factor": factor} for (factor, decay), p in some.items()]
-        for some in (rest, inner)
+        muon = recipe.optimizer == "muon" and parameter.ndim == 2 and block is not None
+        groups[muon][factor, decay].append(parameter)
+    matrices, rest = (
+        [{"params": p, "weight_decay": decay, "factor": factor} for (factor, decay), p in groups[muon].items()]
+        for muon in (True, False)
     )
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    found = [kind(groups, lr=recipe.learning_rate, betas=recipe.betas, eps=recipe.eps)]
+    found = [kind(rest, lr=recipe.learning_rate)]
     if matrices:
         found.append(torch.optim.Muon(matrices, lr=recipe.learning_rate, adjust_lr_fn="match_rms_adamw"))
     return found
-
-
-def rate_factors(model: nn.Module, recipe: Recipe) -> Iterator[tuple[str, nn.Parameter, float]]:
-    """(name, parameter, its rate as a multiple of the recipe's): the rate falls from block to block towards the input.
-
-    The last block and the final norm have 1, the block before it ``layer_decay``, the embeddings the next power after
-    the first block's; what lies outside the backbone is the head and has ``head_rate``.
-    """
-    count = getattr(getattr(model, "config", None), "num_hidden_layers", 0)
-    backbone = getattr(model, "base_model_prefix", "")
-    for name, parameter in model.named_parameters():
-        if backbone and not name.startswith(f"{backbone}."):
-            yield name, parameter, recipe.head_rate
-            continue
-        block = _block(name)
-        depth = count if "embeddings" in name else count - 1 - block if block is not None else 0
-        yield name, parameter, recipe.layer_decay**depth
-
-
-def _block(name: str) -> int | None:
-    found = re.search(r"layers?\.(\d+)\.", name)
-    return int(found[1]) if found else None
 
 
 def train(
@@ -95,7 +78,7 @@ def train(
         model: A transformers classifier, as `starting_point` returns it: a state goes on only from the same weights.
         processor: Its image processor: mean and standard deviation are used.
         images: uint8 (N, 3, H, W).
-        labels: (N,), or (N, 2): pictures of two things, half the target each.
+        labels: (N,).
         recipe: See `Recipe`.
         out: Folder of state.pt and log.jsonl.
         watch: (images, labels) whose accuracy is logged every 500 steps; nothing is chosen by it.
@@ -111,11 +94,6 @@ def train(
             damaged state, another process in ``out``, a loss that is no number any more.
         OSError: the state could not be written.
     """
-    if not (isinstance(accumulate, int) and accumulate >= 1):
-        raise ValueError(f"expected accumulate to be a whole number of at least 1, got {accumulate!r}.")
-    for name, value in (("minutes", minutes), ("save_every", save_every)):
-        if not value >= 0:
-            raise ValueError(f"expected {name} to be a number of at least 0, got {value!r}.")
     check_sizes(model, recipe.sizes())
     engine = Accelerator(mixed_precision=precision(), cpu=not torch.cuda.is_available())
     world = engine.num_processes
@@ -137,107 +115,87 @@ def train(
 def _run(engine, model, processor, images, labels, recipe, out, total, watch, accumulate, minutes, save_every):
     device, main, file = engine.device, engine.is_main_process, out / "state.pt"
     per_epoch = len(images) // recipe.batch_size
-    ours = states.settings(
-        recipe,
-        model.state_dict(),
-        images,
-        labels,
-        processor,
-        processes=engine.num_processes,
-        precision=engine.mixed_precision,
-    )
-    images, labels = images.to(device), (labels if labels.ndim == 2 else labels[:, None]).to(device)
-    normalize, options = normalizer(processor, device), any_size(model)
+    ours = states.settings(recipe, model, processor, images, labels, engine)
+    images, labels = images.to(device), labels.to(device)
+    options = any_size(model)
     model = model.to(device).train()
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None
     watched = average.module if average else model
     solvers = [engine.prepare_optimizer(o) for o in optimizers(model, recipe)]
     parts = {"model": model, "average": average, "scaler": engine.scaler, **dict(enumerate(solvers))}
+    parts = {name: part for name, part in parts.items() if part is not None}
     done = _restored(file, parts, recipe, ours, per_epoch)
-    step, rows, (right, seen) = done["step"], done["log"], done["running"]
+    groups = [group for solver in solvers for group in solver.param_groups]
+    first, rows, (right, seen) = done["step"], done["log"], done["running"]
     if device.type == "cpu":
         model.set_attn_implementation("eager")  # in bfloat16 a step takes half the time of the fused attention's
     wrapped, rate = engine.prepare_model(model), schedule(recipe, total)
-    if main:
-        states.write_log(out / "log.jsonl", rows)
-    bar = tqdm(total=total, initial=step, unit="step", disable=not main, smoothing=0.02)
+    bar = tqdm(total=total, initial=first, unit="step", disable=not main, smoothing=0.02)
     began = saved = time.monotonic()
-    first = step
-    while step < total:
+    made = first
+    for step in range(first, total):
         px = pixels_at(recipe, step, total)
-        pixels, targets, mixing = _batch(images, labels, recipe, step, px, normalize, model.num_labels, engine)
-        _set_rates(solvers, recipe.learning_rate * rate(step))
+        pixels, targets, mixing = _batch(images, labels, recipe, step, px, processor, model.num_labels, engine)
+        for group in groups:
+            group["lr"] = recipe.learning_rate * rate(step) * group["factor"]
         loss, hits = _update(engine, wrapped, options, solvers, pixels, targets, recipe, accumulate)
         if not mixing:
             right, seen = right + hits, seen + len(pixels)
         if average:
             average.update_parameters(model)
-        step += 1
+        made, now = step + 1, time.monotonic()
         bar.update()
-        now = time.monotonic()
-        stop = _agreed(now - began > 60 * minutes, engine)
-        last = step == total or stop
-        if main and (step % LOG_EVERY == 0 or last):
-            speed = round((step - first) * recipe.batch_size / (now - began), 1)
-            row = {"step": step, "px": px, "loss": round(_finite(loss, step), 4), "images_per_s": speed}
+        if main and (made % LOG_EVERY == 0 or made == total):
+            speed = round((made - first) * recipe.batch_size / (now - began), 1)
+            row = {"step": made, "px": px, "loss": round(_finite(loss, made), 4), "images_per_s": speed}
             row["running_top1"] = round(100 * float(right) / max(seen, 1), 2)
             bar.set_postfix_str(f"{px} px, {speed:.0f} images/s, loss {row['loss']}, top-1 {row['running_top1']}")
-            if step % LOG_EVERY == 0 or step == total:  # not where a call ended: the log is one of an unbroken run
-                right, seen = 0.0, 0
-                if watch and (step % WATCH_EVERY == 0 or step == total):
-                    size = recipe.usual_size()
-                    row["watch"] = {"px": size} | accuracy(watched, *(v.to(device) for v in watch), size, normalize)
-                rows.append(row)
-                with open(out / "log.jsonl", "a", encoding="utf-8") as log:
-                    log.write(json.dumps(row) + "\n")
-        if main and (now - saved > save_every or last):
-            _finite(loss, step)
-            whole = {k: v.state_dict() for k, v in parts.items() if v is not None}
-            running = [float(right), seen]
-            states.write(
-                file,
-                {
-                    "step": step,
-                    "recipe": asdict(recipe),
-                    "settings": ours,
-                    "changes": done["changes"],
-                    "log": rows,
-                    "running": running,
-                    "parts": whole,
-                },
-            )
+            right, seen = 0.0, 0
+            if watch and (made % WATCH_EVERY == 0 or made == total):
+                size = recipe.usual_size()
+                row["watch"] = {"px": size} | accuracy(watched, processor, *(v.to(device) for v in watch), size)
+            rows.append(row)
+            with atomic(out / "log.jsonl") as log:
+                log.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        if main and now - began > 60 * minutes:  # the first process's clock decides for all
+            engine.set_trigger()
+        stop = engine.check_trigger()
+        if main and (now - saved > save_every or made == total or stop):
+            _finite(loss, made)
+            whole = {name: part.state_dict() for name, part in parts.items()}
+            states.write(file, done | {"step": made, "running": [float(right), seen], "parts": whole})
             saved = now
         if stop:
             break
     engine.wait_for_everyone()  # whoever calls again reads the state that the first process wrote last
-    return watched if step == total else None
+    return watched if made == total else None
 
 
 def _restored(file, parts, recipe, ours, per_epoch):
     """What a state says beside its weights, after they were put back; the beginning if there is none."""
+    known = {"epochs": recipe.epochs, "settings": ours}
     state = states.read(file)
     if state is None:
-        return {"step": 0, "log": [], "running": [0.0, 0], "changes": []}
+        return known | {"step": 0, "log": [], "running": [0.0, 0], "changes": []}
     changes = states.agree(file, state, recipe, ours, per_epoch)
     try:
         for name, part in parts.items():
-            if part is not None:
-                part.load_state_dict(state["parts"][name])
+            part.load_state_dict(state["parts"][name])
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{file} does not fit the model that it was begun with ({reason}). {states.MEND}") from None
-    return {k: state[k] for k in ("step", "log", "running")} | {"changes": changes}
+    return state | known | {"changes": changes}
 
 
-def _batch(images, labels, recipe, step, px, normalize, classes, engine):
+def _batch(images, labels, recipe, step, px, processor, classes, engine):
     """This process's share of a step: pixels (b, 3, px, px), targets (b, K), and whether pictures were mixed."""
     rank, world = engine.process_index, engine.num_processes
     epoch, k = divmod(step, len(images) // recipe.batch_size)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(recipe.seed + 7919 * epoch))
     batch = order[k * recipe.batch_size : (k + 1) * recipe.batch_size][rank::world].to(images.device)
     generator = torch.Generator().manual_seed((recipe.seed * 1_000_003 + step) * 1009 + rank)
-    pixels = normalize(random_views(images[batch], generator, px, recipe.crop, recipe.turn))
-    targets = F.one_hot(labels[batch], classes).float().mean(1)
+    pixels = normalized(random_views(images[batch], generator, px, recipe.crop, recipe.turn), processor)
+    targets = F.one_hot(labels[batch], classes).float()
     mixing = torch.rand((), generator=generator).item() < recipe.mix
     if mixing:
         pixels, targets = mixed(pixels, targets, generator)
@@ -247,28 +205,18 @@ def _batch(images, labels, recipe, step, px, normalize, classes, engine):
 def _update(engine, model, options, solvers, pixels, targets, recipe, accumulate):
     """One step of the optimizers on a batch computed in parts; the last part's loss and the number of right answers."""
     hits = 0
-    for i, (x, t) in enumerate(zip(pixels.chunk(accumulate), targets.chunk(accumulate), strict=True)):
-        with engine.no_sync(model) if i < accumulate - 1 else nullcontext():
-            with engine.autocast():
-                logits = model(pixel_values=x, **options).logits
-            loss = F.cross_entropy(logits.float(), t, label_smoothing=recipe.label_smoothing)
-            engine.backward(loss / accumulate)
+    for x, t in zip(pixels.chunk(accumulate), targets.chunk(accumulate), strict=True):
+        with engine.autocast():
+            logits = model(pixel_values=x, **options).logits
+        loss = F.cross_entropy(logits.float(), t, label_smoothing=recipe.label_smoothing)
+        engine.backward(loss / accumulate)
         hits = hits + (logits.argmax(1) == t.argmax(1)).sum()
     if recipe.clip:
-        for solver in solvers:
-            engine.unscale_gradients(solver)
-        parameters = [p for solver in solvers for group in solver.param_groups for p in group["params"]]
-        torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
+        engine.clip_grad_norm_(model.parameters(), recipe.clip)
     for solver in solvers:
         solver.step()
         solver.zero_grad()
     return loss, hits
-
-
-def _set_rates(solvers, rate):
-    for solver in solvers:
-        for group in solver.param_groups:
-            group["lr"] = rate * group.get("factor", 1.0)
 
 
 def _finite(loss, step):
@@ -279,12 +227,3 @@ def _finite(loss, step):
             "--learning-rate and another --out."
         )
     return value
-
-
-def _agreed(stop, engine):
-    """All processes stop after the same step: the first one's clock decides."""
-    if engine.num_processes == 1:
-        return stop
-    answer = torch.tensor(float(stop), device=engine.device)
-    torch.distributed.broadcast(answer, 0)
-    return bool(answer)

@@ -1,11 +1,11 @@
 """What a training does: recipes, their pictures, the size and the learning rate of every step."""
 
-from __future__ import annotations
-
 import math
+from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -33,8 +33,6 @@ class Recipe:
     batch_size: int = 128
     optimizer: str = "adamw"  # adam | adamw | muon (for the matrices inside the blocks; AdamW for the rest)
     learning_rate: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
     weight_decay: float = 0.05  # of matrices
     layer_decay: float = 1.0  # the learning rate falls by this factor from block to block, towards the input
     head_rate: float = 1.0  # the head's learning rate, as a multiple of the last block's
@@ -52,33 +50,29 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        sizes = list(self.sizes())
-        whole = all(isinstance(v, int) for v in (self.batch_size, self.scenes, self.seed, *sizes))
-        expected = {
-            "data": ("tiny-imagenet or shapes", self.data in ("tiny-imagenet", "shapes")),
-            "init": ("a model's name, folder or hub id, or a configuration", bool(self.init)),
-            "stages": ("sizes of at least 1 pixel", whole and sizes and min(sizes) >= 1),
-            "epochs": ("a number above 0, at most a million", 0 < self.epochs <= 1e6),
-            "batch_size": ("a whole number of at least 1", whole and self.batch_size >= 1),
-            "optimizer": (" or ".join(OPTIMIZERS), self.optimizer in OPTIMIZERS),
-            "learning_rate": ("a finite number above 0", 0 < self.learning_rate < math.inf),
-            "layer_decay": ("a share above 0, at most 1", 0 < self.layer_decay <= 1),
-            "head_rate": ("a finite number above 0", 0 < self.head_rate < math.inf),
-            "warmup": ("a share or a number of steps", 0 <= self.warmup < math.inf),
-            "schedule": (" or ".join(SCHEDULES), self.schedule in SCHEDULES),
-            "decay": ("a share above 0, at most 1", 0 < self.decay <= 1),
-            "clip": ("a number above 0, or None", self.clip is None or self.clip > 0),
-            "crop": ("a share above 0, at most 1", 0 < self.crop <= 1),
-            "mix": ("a share", 0 <= self.mix <= 1),
-            "label_smoothing": ("a share below 1", 0 <= self.label_smoothing < 1),
-            "ema": ("a share below 1, or None", self.ema is None or 0 <= self.ema < 1),
-            "layers": ("a whole number of at least 1", self.layers is None or self.layers >= 1),
-            "scenes": ("a whole number of at least 0", whole and self.scenes >= 0),
-            "seed": ("a whole number from 0 to 2**32 - 1", whole and 0 <= self.seed < 2**32),
-        }
-        for name, (what, fits) in expected.items():
-            if not fits:
-                raise ValueError(f"expected {name} to be {what}, got {getattr(self, name)!r}.")
+        def expect(what, fits, *names):
+            for name in names:
+                if not fits(getattr(self, name)):
+                    raise ValueError(f"expected {name} to be {what}, got {getattr(self, name)!r}.")
+
+        def whole(value):
+            return isinstance(value, int) and 0 <= value < 2**32
+
+        expect("tiny-imagenet or shapes", ("tiny-imagenet", "shapes").__contains__, "data")
+        expect("a model's name, folder or hub id, or a configuration", bool, "init")
+        expect("sizes of at least 1 pixel", lambda v: v and all(whole(s) and s for s in self.sizes()), "stages")
+        expect("a number above 0, at most a million", lambda v: 0 < v <= 1e6, "epochs")
+        expect("a whole number from 0 to 2**32 - 1", whole, "seed", "scenes")
+        expect("a whole number of at least 1", lambda v: whole(v) and v, "batch_size")
+        expect("a whole number of at least 1", lambda v: v is None or whole(v) and v, "layers")
+        expect(" or ".join(OPTIMIZERS), OPTIMIZERS.__contains__, "optimizer")
+        expect(" or ".join(SCHEDULES), SCHEDULES.__contains__, "schedule")
+        expect("a finite number above 0", lambda v: 0 < v < math.inf, "learning_rate", "head_rate")
+        expect("a number above 0, or None", lambda v: v is None or v > 0, "clip")
+        expect("a share above 0, at most 1", lambda v: 0 < v <= 1, "layer_decay", "decay", "crop")
+        expect("a share", lambda v: 0 <= v <= 1, "mix", "label_smoothing")
+        expect("a share below 1, or None", lambda v: v is None or 0 <= v < 1, "ema")
+        expect("a share or a number of steps", lambda v: 0 <= v < math.inf, "warmup")
 
     def sizes(self) -> Iterator[int]:
         """Every size of the pictures, in pixels, in the order of the stages."""
@@ -87,11 +81,8 @@ class Recipe:
 
     def usual_size(self) -> int:
         """The size that most steps have: what is measured in one size is measured in this one."""
-        shares = Counter()
-        for share, size in self.stages:
-            turns = size if isinstance(size, tuple) else (size,)
-            shares.update({px: share * turns.count(px) / len(turns) for px in turns})
-        return max(shares, key=shares.get)
+        usual = Counter(pixels_at(self, step, 1000) for step in range(1000))
+        return max(usual, key=usual.get)
 
 
 RECIPES = {
@@ -165,12 +156,9 @@ RECIPES = {
 
 def pixels_at(recipe: Recipe, step: int, total: int) -> int:
     """The size of the pictures of a step: the stages follow each other by their shares, a stage's sizes take turns."""
-    px = recipe.stages[-1][1]
-    for i, (_, size) in enumerate(recipe.stages):
-        if step < sum(share for share, _ in recipe.stages[: i + 1]) * total:
-            px = size
-            break
-    return px if isinstance(px, int) else px[step % len(px)]
+    ends = list(accumulate(share for share, _ in recipe.stages))
+    _, size = recipe.stages[min(bisect(ends, step / total), len(ends) - 1)]
+    return size if isinstance(size, int) else size[step % len(size)]
 
 
 def warmup_steps(recipe: Recipe, total: int) -> int:
@@ -180,14 +168,9 @@ def warmup_steps(recipe: Recipe, total: int) -> int:
 
 def schedule(recipe: Recipe, total: int) -> Callable[[int], float]:
     """The learning rate of a step as a share of the recipe's: transformers' schedule of that name."""
-    stable_then = {"num_decay_steps": round(recipe.decay * total), "decay_type": "linear"}
-    scheduler = get_scheduler(
-        recipe.schedule,
-        torch.optim.SGD([torch.zeros(1)], lr=1.0),
-        warmup_steps(recipe, total),
-        total,
-        stable_then if recipe.schedule == "warmup_stable_decay" else None,
-    )
+    optimizer, decay = torch.optim.SGD([torch.zeros(1)], lr=1.0), round(recipe.decay * total)
+    options = {"num_decay_steps": decay, "decay_type": "linear"} if recipe.schedule == "warmup_stable_decay" else None
+    scheduler = get_scheduler(recipe.schedule, optimizer, warmup_steps(recipe, total), total, options)
     return scheduler.lr_lambdas[0]
 
 
@@ -228,8 +211,6 @@ def pictures(
         images, labels = (np.concatenate([getattr(m, k) for m in made]) for k in ("images", "labels"))
         return torch.from_numpy(images).movedim(-1, 1).contiguous(), torch.from_numpy(labels[:, 0])
     images, labels = data.tiny_imagenet_arrays("train" if split == "train" else "valid", source)
-    even = range(0, len(images), 2)
-    part = {"train": slice(None), "watch": list(even[:: max(1, len(even) // 500)][:500]), "test": slice(1, None, 2)}[
-        split
-    ]
+    step = 2 * max(1, len(images) // 1000)
+    part = {"train": slice(None), "watch": slice(0, 500 * step, step), "test": slice(1, None, 2)}[split]
     return images[part], labels[part]

@@ -213,9 +213,9 @@ def _kill_in_training(process, out, generator, inside):
     if not inside:
         time.sleep(generator.uniform(0.05, WITHIN))
         return process.kill()
-    fresh, wanted, was_there = out / "training" / "state.new", generator.randint(1, 6), False
+    wanted, was_there = generator.randint(1, 6), False
     while process.started.poll() is None and wanted:
-        there = fresh.exists()
+        there = any((out / "training").glob(".*.state.pt"))
         wanted, was_there = wanted - (there and not was_there), there
         time.sleep(0.001)
     return process.kill()

@@ -209,9 +209,6 @@ def test_no_word_points_at_a_file_that_is_not_there(path):
 
 
 SKIPS = {
-    "gmar_utils/checkpoint.py": 1,
-    "gmar_utils/data/drawing.py": 2,
-    "gmar_utils/data/voc.py": 1,
     "gmar_utils/export/graph.py": 1,
     "gmar_utils/export/weights.py": 1,
     "gmar_utils/methods/weighting.py": 1,
@@ -221,13 +218,9 @@ SKIPS = {
     "tests/browser/test_pages.py": 1,
     "tests/unit/teaching/test_audit.py": 1,
     "tests/unit/test_capture.py": 1,
-    "tests/unit/test_checkpoint.py": 1,
-    "tests/unit/test_data.py": 1,
     "tests/unit/test_explorer.py": 4,
-    "tests/unit/test_finetune.py": 3,
     "tests/unit/test_metrics_localization.py": 1,
     "tests/unit/test_metrics_sanity.py": 3,
-    "tests/unit/test_photo.py": 1,
     "tests/unit/test_propagation.py": 2,
 }
 UNSAID = {

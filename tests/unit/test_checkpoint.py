@@ -277,9 +277,13 @@ def test_labels_that_do_not_fit_the_head_are_refused_where_they_are_words():
 def test_a_timm_model_object_brings_its_own_preparation():
     model = build("vit")
     model.pretrained_cfg = {  # as timm.create_model leaves it on a model
-        "input_size": (3, 32, 32), "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "crop_pct": 0.8,
-        "interpolation": "bilinear", "crop_mode": "center",
-    }  # fmt: skip
+        "input_size": (3, 32, 32),
+        "mean": (0.1, 0.2, 0.3),
+        "std": (0.4, 0.5, 0.6),
+        "crop_pct": 0.8,
+        "interpolation": "bilinear",
+        "crop_mode": "center",
+    }
     vit = load_model(model)
     assert list(vit.processor.image_mean) == [0.1, 0.2, 0.3]
     assert resized_and_cropped((80, 80), vit.processor) == ((40, 40), (4, 4, 32, 32))
