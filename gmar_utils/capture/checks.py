@@ -24,6 +24,12 @@ def check_model(model) -> None:
         )
 
 
+def check_whole(name: str, value: object) -> None:
+    """ValueError unless `value` is a whole number of at least 1; 2.0 and True are none."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+
+
 def check_pixel_values(pixel_values, model: nn.Module | None = None) -> torch.Tensor:
     """The pixel values as a tensor (B, channels, height, width); or the token ids of a model of words (B, N).
 

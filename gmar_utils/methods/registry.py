@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..capture import Trace
-from ..capture.checks import check_model, check_pixel_values, out_of_memory
+from ..capture.checks import check_model, check_pixel_values, check_whole, out_of_memory
 from ..capture.target import parse_target
 from ..photo import minmax, resize
 from . import activation, baselines, layerwise, perturbation, propagation, weighting
@@ -191,8 +191,7 @@ def scaled(maps: torch.Tensor, method: Method | None = None, signed: bool = Fals
 
 def in_batches(function, total, size):
     """[function(slice)] over `total` images, `size` at a time; half as many whenever memory runs out, down to 1."""
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ValueError(f"batch_size must be a whole number of at least 1, got {size!r}.")
+    check_whole("batch_size", size)
     results, start = [], 0
     while start < total:
         step = min(size, total - start)

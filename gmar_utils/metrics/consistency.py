@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from .faithfulness import SCORES, Baseline
-from .forwards import check_input, choice, each_row, evaluating, resolve, score_of
+from .faithfulness import Baseline
+from .forwards import check_input, row_scores
 from .imputation import baseline_named
 from .units import checked_maps, on_pixels, ranks, unit_values
 
@@ -44,21 +44,19 @@ def saco(
         seed: of `baseline="linear"`.
         precision: as `forwards.evaluating`.
     """
-    choice("score", score, SCORES)
-    pixel_values = check_input(model, pixel_values, batch_size)
+    pixel_values = check_input(model, pixel_values, batch_size, score)
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 2:
         raise ValueError(f"groups must be a whole number of at least 2, got {groups!r}.")
     fill = baseline_named(baseline, seed)
     values, y, x = unit_values(checked_maps(maps, pixel_values), pixel_values, model, grid=grid)
     group, means = grouped(values, groups)
-    with evaluating(model, pixel_values, precision):
-        target = resolve(model, pixel_values, target, batch_size)
 
-        def run(image, step):  # step 0: the whole image; step k: without group k − 1
-            shown = group[image] != (step - 1)[:, None, None]
-            return score_of(model, fill(pixel_values[image], on_pixels(shown, y, x)), target[image], score)
+    def pictures(image, step):  # step 0: the whole image; step k: without group k − 1
+        shown = group[image] != (step - 1)[:, None, None]
+        return fill(pixel_values[image], on_pixels(shown, y, x))
 
-        scores = each_row(len(pixel_values), means.shape[1] + 1, batch_size, pixel_values.device, run)
+    steps = means.shape[1] + 1
+    scores, _ = row_scores(model, pixel_values, target, steps, score, batch_size, precision, pictures=pictures)
     return consistency(means, scores[:, :1] - scores[:, 1:])
 
 

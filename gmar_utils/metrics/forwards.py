@@ -1,16 +1,18 @@
 """What every metric's forward passes share: precision, targets, scores, and the loop over (image, step) rows."""
 
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 
 import torch
 from torch import nn
 
-from ..capture.checks import check_model, check_pixel_values
+from ..capture.checks import check_model, check_pixel_values, check_whole
 from ..capture.layout import find_blocks, logits_of, unwrap
 from ..capture.settling import settled
 from ..capture.target import class_score, probability, resolve_target
+
+SCORES = ("probability", "logit")
 
 
 def choice(name: str, value, allowed: Iterable) -> None:
@@ -19,17 +21,18 @@ def choice(name: str, value, allowed: Iterable) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
 
 
-def check_input(model: nn.Module, pixel_values, batch_size: int) -> torch.Tensor:
-    """The pixel values as `check_pixel_values` gives them; ValueError for those, a model or a batch size that is none.
+def check_input(model: nn.Module, pixel_values: torch.Tensor, batch_size: int, score: str) -> torch.Tensor:
+    """The pixel values as `check_pixel_values` gives them; ValueError for any of the four that is none.
 
     Args:
         model: classifier.
         pixel_values: (B, channels, height, width).
         batch_size: images in a forward pass, at least 1.
+        score: "probability" | "logit".
     """
+    choice("score", score, SCORES)
     check_model(model)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
+    check_whole("batch_size", batch_size)
     return check_pixel_values(pixel_values, model)
 
 
@@ -89,18 +92,49 @@ def score_of(model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor,
     return probability(model, logits, target) if score == "probability" else class_score(logits, target)
 
 
-def resolve(model: nn.Module, pixel_values: torch.Tensor, target, batch_size: int) -> torch.Tensor:
+def row_scores(
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    target: int | torch.Tensor | None,
+    steps: int,
+    score: str,
+    batch_size: int,
+    precision: str = "float32",
+    *,
+    pictures: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+    within: Callable[[torch.Tensor, torch.Tensor], AbstractContextManager] | None = None,
+) -> tuple[torch.Tensor, dict]:
+    """The target's score of every image at every step: one long batch of rows, whose inputs are made part by part.
+
+    Args:
+        model: classifier.
+        pixel_values: (B, channels, height, width).
+        target: None (the class predicted on the full image) | int | (B,).
+        steps: S.
+        score: "probability" | "logit".
+        batch_size: rows in a forward pass.
+        precision: as `evaluating`.
+        pictures: (image, step), numbers (b,) of such rows → what goes in (b, channels, height, width); default: the
+            images as they are.
+        within: (image, step) → the context of their forward pass.
+
+    Returns:
+        Scores (B, S), and what a protocol says of them: score, target, precision, images.
+    """
+    rows = torch.arange(len(pixel_values) * steps, device=pixel_values.device)
+    with evaluating(model, pixel_values, precision) as found:
+        ids, scores = _resolved(model, pixel_values, target, batch_size), []
+        for image, step in ((row // steps, row % steps) for row in rows.split(batch_size)):
+            x = pictures(image, step) if pictures else pixel_values[image]
+            with within(image, step) if within else nullcontext():
+                scores.append(score_of(model, x, ids[image], score))
+    about = {"score": score, "target": "predicted" if target is None else "label", "precision": found}
+    return torch.cat(scores).unflatten(0, (-1, steps)), about | {"images": len(pixel_values)}
+
+
+def _resolved(model, pixel_values, target, batch_size):
     """Class ids (B,); None is the predicted class. A given one is checked against one image's logits, no full pass."""
     if target is None:
         return torch.cat([resolve_target(model, logits_of(model(x))) for x in pixel_values.split(batch_size)])
     logits = logits_of(model(pixel_values[:1]))
     return resolve_target(model, logits.expand(len(pixel_values), -1), target)
-
-
-def each_row(
-    images: int, steps: int, batch_size: int, device, run: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-) -> torch.Tensor:
-    """Scores (images, steps) of `run(image, step)`, which gets the numbers (b,) of up to `batch_size` such rows."""
-    rows = torch.arange(images * steps, device=device)
-    scores = [run(row // steps, row % steps) for row in rows.split(batch_size)]
-    return torch.cat(scores).unflatten(0, (images, steps))

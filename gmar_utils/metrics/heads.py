@@ -6,8 +6,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..capture.layout import unwrap
-from .faithfulness import SCORES, Curve, Protocol
-from .forwards import check_input, choice, each_row, evaluating, resolve, score_of
+from .faithfulness import Curve, Protocol
+from .forwards import check_input, choice, evaluating, row_scores
 
 
 def head_ablation(
@@ -40,8 +40,7 @@ def head_ablation(
         seed: of the random order.
     """
     choice("order", order, ("most", "least", "random"))
-    choice("score", score, SCORES)
-    pixel_values = check_input(model, pixel_values, batch_size)
+    pixel_values = check_input(model, pixel_values, batch_size, score)
     importance = torch.as_tensor(importance).float()
     if importance.ndim != 3 or len(importance) != len(pixel_values) or not bool(importance.isfinite().all()):
         raise ValueError(
@@ -56,26 +55,14 @@ def head_ablation(
     turn = torch.full(importance.shape, values.shape[1], dtype=torch.long)  # heads outside `layers` are never reached
     turn[:, layers] = place.unflatten(1, (len(layers), heads)).cpu()
     turn, steps = turn.to(pixel_values.device), values.shape[1]
-    with evaluating(model, pixel_values) as precision:
-        named, target = target, resolve(model, pixel_values, target, batch_size)
 
-        def run(image, muted):
-            with MutedHeads(turn[image] >= muted[:, None, None]):
-                return score_of(unwrap(model), pixel_values[image], target[image], score)
+    def muted(image, count):
+        return MutedHeads(turn[image] >= count[:, None, None])
 
-        scores = each_row(batch, steps + 1, batch_size, pixel_values.device, run)
+    scores, about = row_scores(unwrap(model), pixel_values, target, steps + 1, score, batch_size, within=muted)
     fractions = torch.linspace(0, 1, steps + 1, device=scores.device, dtype=scores.dtype)
-    protocol = Protocol(
-        "head ablation",
-        score,
-        "predicted" if named is None else "label",
-        order=order,
-        steps=steps,
-        unit="head",
-        precision=precision,
-        images=batch,
-        seed=seed if order == "random" else None,
-    )
+    seed = seed if order == "random" else None
+    protocol = Protocol("head ablation", order=order, steps=steps, unit="head", seed=seed, **about)
     return Curve(fractions, scores, torch.trapezoid(scores, fractions), scores[:, 0], scores[:, -1], protocol)
 
 
@@ -83,23 +70,19 @@ def head_effects(
     model: nn.Module, pixel_values: torch.Tensor, target=None, *, score: str = "logit", batch_size: int = 64
 ) -> torch.Tensor:
     """|Δy| (B, L, H): how far the target's score moves when each head alone is muted. Arguments as `head_ablation`."""
-    choice("score", score, SCORES)
-    pixel_values = check_input(model, pixel_values, batch_size)
-    with evaluating(model, pixel_values):
-        module, device = unwrap(model), pixel_values.device
-        target = resolve(module, pixel_values, target, batch_size)
-        with MutedHeads() as counted:
-            module(pixel_values[:1])
-        depth, heads = len(counted.heads), counted.heads[0]
-        count = depth * heads
-        keep = ~torch.eye(count + 1, count, dtype=torch.bool, device=device).unflatten(1, (depth, heads))
+    pixel_values = check_input(model, pixel_values, batch_size, score)
+    module = unwrap(model)
+    with evaluating(module, pixel_values), MutedHeads() as counted:
+        module(pixel_values[:1])
+    depth, heads = len(counted.heads), counted.heads[0]
+    keep = ~torch.eye(depth * heads + 1, depth * heads, dtype=torch.bool, device=pixel_values.device)
+    keep = keep.unflatten(1, (depth, heads))  # the last step mutes nothing
 
-        def run(image, head):  # the last of them mutes nothing
-            with MutedHeads(keep[head]):
-                return score_of(module, pixel_values[image], target[image], score)
+    def muted(image, head):
+        return MutedHeads(keep[head])
 
-        scores = each_row(len(pixel_values), count + 1, batch_size, device, run)
-        return (scores[:, :-1] - scores[:, -1:]).abs().unflatten(1, (depth, heads))
+    scores, _ = row_scores(module, pixel_values, target, len(keep), score, batch_size, within=muted)
+    return (scores[:, :-1] - scores[:, -1:]).abs().unflatten(1, (depth, heads))
 
 
 class MutedHeads(TorchFunctionMode):
