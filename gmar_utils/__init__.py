@@ -1,6 +1,6 @@
 """Attention-based explanations of Vision Transformers: rollout, GMAR, LeGrad and what they are compared with."""
 
-import importlib
+import importlib.util
 
 __version__ = "0.2.0"
 from .capture import Trace, probability, trace
@@ -22,30 +22,13 @@ __all__ = [
     "trace",
     "trust",
 ]
-SUBMODULES = (
-    "data",
-    "evaluation",
-    "explorer",
-    "export",
-    "metrics",
-    "photo",
-    "teaching",
-    "training",
-    "trustcard",
-    "viz",
-)
+_LATER = {"evaluate": "evaluation", "trust": "trustcard", "TrustCard": "trustcard"}
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     """What needs pandas, scipy, datasets or matplotlib is imported at first use, not by `import gmar_utils`."""
-    if name == "evaluate":
-        from .evaluation import evaluate
-
-        return evaluate
-    if name in ("trust", "TrustCard"):
-        from . import trustcard
-
-        return getattr(trustcard, name)
-    if name in SUBMODULES:
+    if name in _LATER:
+        return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
+    if importlib.util.find_spec(f".{name}", __name__):
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
