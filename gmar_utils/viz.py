@@ -30,13 +30,9 @@ METHOD_STYLE = {m.name: Style(m.color, order) for order, m in enumerate(METHODS.
 def style(label: str) -> Style:
     """The style of a method or of a variant of it: 'gmar', 'gmar-l2' and 'GMAR (L2)' look alike."""
     words = label.lower().replace(" ", "-")
-    known = {name: name for name in METHOD_STYLE} | {
-        METHODS[n].title.lower().replace(" ", "-"): n for n in METHOD_STYLE
-    }
-    for start in sorted(known, key=len, reverse=True):
-        if words.startswith(start):
-            return METHOD_STYLE[known[start]]
-    return Style("#000000", len(METHOD_STYLE))
+    names = {start: n for n, m in METHODS.items() for start in (n, m.title.lower().replace(" ", "-"))}
+    found = max(filter(words.startswith, names), key=len, default=None)
+    return METHOD_STYLE[names[found]] if found else Style("#000000", len(METHOD_STYLE))
 
 
 def title_of(method: str) -> str:

@@ -13,7 +13,6 @@ from ..evaluation.measures import FAITHFULNESS, LOCALIZATION, OPTIONS, TWO_OBJEC
 from ..evaluation.pairs import known
 from ..evaluation.provenance import shown
 from ..evaluation.variants import functions, specified
-from ..methods import METHODS
 from ..model import load_model
 from . import types
 
@@ -95,8 +94,6 @@ def parse_methods(words: list[str] | None) -> dict:
     methods = {}
     for word in words or DEFAULT_METHODS:
         name, _, options = word.partition(":")
-        if word not in DEFAULT_METHODS and name not in METHODS:
-            raise ValueError(f"Unknown method {name!r}; there are {', '.join([*DEFAULT_METHODS, *METHODS])}.")
         words = re.split(r",(?=\w+=)", options) if options else []
         methods[word] = DEFAULT_METHODS.get(word) or (name, _options(words, "method"))
     return methods

@@ -9,7 +9,6 @@ import importlib.util
 import json
 import time
 import warnings
-import zlib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,10 +18,12 @@ import pandas as pd
 import torch
 import transformers
 from accelerate import PartialState
+from datasets.fingerprint import Hasher
 from tqdm import tqdm
 
 from .. import __version__
 from ..capture import trace
+from ..capture.checks import check_whole
 from ..capture.layout import logits_of
 from ..capture.target import resolve_target
 from ..data import best_target
@@ -88,13 +89,10 @@ def evaluate(
     out = None if out is None else Path(out)
     if out is None and state.num_processes > 1:
         raise ValueError("Several processes share their rows through a folder: give out=.")
-    for name, value in {"limit": limit, "batch_size": batch_size, "block": block}.items():
-        if not (value is None and name == "limit" or isinstance(value, int) and value >= 1):
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    for name, value in {"limit": 1 if limit is None else limit, "batch_size": batch_size, "block": block}.items():
+        check_whole(name, value)
     choice("precision", precision, ("auto", "float32"))
-    chosen = np.arange(len(data))
-    if limit is not None and limit < len(data):
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(data))[:limit])
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(data))[:limit])
     if not len(chosen):
         raise ValueError("There are no images to evaluate: the data hold no record.")
     record_of = data.__getitem__
@@ -105,7 +103,7 @@ def evaluate(
     metrics, options = checked_metrics(metrics, set(first)), checked_options(protocol, set(first))
     maps_of, pixel_values = functions(methods, seed), vit.preprocess([first["image"]])
     with evaluating(vit.model, pixel_values, precision) as found:
-        common = {"batch_size": batch_size, "precision": precision, "seed": seed}
+        common = {"batch_size": batch_size, "precision": precision}
     refused = _try(vit, pixel_values, maps_of, options)
     if refused and (given is not None or len(refused) == len(methods)):
         label, error = next(iter(refused.items()))
@@ -128,7 +126,7 @@ def evaluate(
             "precision": found,
             "data": data_name,
             "records": len(data),
-            "data_crc32": _sample_crc(record_of, chosen),
+            "data_sample": _sample(record_of, chosen),
             "images": len(chosen),
             "seed": seed,
             "block": block,
@@ -152,7 +150,7 @@ def evaluate(
     with tqdm(total=total, initial=total - left, unit="image", disable=None if state.is_main_process else True) as bar:
         for i in todo:
             numbered = [(int(k), record_of(int(k))) for k in blocks[i]]
-            done[i] = _run_block(vit, forward, maps_of, metrics, options, common, numbered)
+            done[i] = _run_block(vit, forward, maps_of, metrics, options, common, seed, numbered)
             if out:
                 write_block(files[i], *done[i], settings)
             bar.update(len(blocks[i]))
@@ -211,7 +209,7 @@ def _scores(vit, pixel_values, maps_of, target):
     return {label: torch.cat([p[label] for p in parts]) for label in maps_of}
 
 
-def _run_block(vit, forward, maps_of, names, options, common, numbered) -> tuple[pd.DataFrame, dict]:
+def _run_block(vit, forward, maps_of, names, options, common, seed, numbered) -> tuple[pd.DataFrame, dict]:
     """Rows (image, photo, method, metric, value) of one block, and how each metric was measured."""
     records = [r for _, r in numbered]
     pixel_values = vit.preprocess([r["image"] for r in records])
@@ -223,7 +221,7 @@ def _run_block(vit, forward, maps_of, names, options, common, numbered) -> tuple
     rows, protocols, shared = [], {}, {}
     for label, scores in _scores(vit, pixel_values, maps_of, target).items():
         maps = scaled(scores, registered(maps_of[label]))
-        case = Case(vit, forward, options, common, pixel_values, predicted, target, scores, maps, records)
+        case = Case(vit, forward, options, common, seed, pixel_values, predicted, target, scores, maps, records)
         values = {}
         for name in names:
             found = METRICS[name].run(case)
@@ -257,15 +255,7 @@ def _preprocessing(processor):
     return {"kind": processor} | {k: v for k, v in found.items() if not k.startswith("_") and not callable(v)}
 
 
-def _sample_crc(record_of, chosen, count=8):
-    """A checksum of a few records, evenly spread: the same folder with other pictures is another run."""
-    crc = 0
-    for k in chosen[np.linspace(0, len(chosen) - 1, min(count, len(chosen))).round().astype(int)]:
-        for name, value in sorted(record_of(int(k)).items()):
-            try:
-                content = np.asarray(value)
-                content = content.tobytes() if content.dtype != object else repr(value).encode()
-            except (TypeError, ValueError):
-                content = type(value).__name__.encode()
-            crc = zlib.crc32(name.encode() + content, crc)
-    return crc
+def _sample(record_of, chosen, count=8):
+    """A hash of a few records, evenly spread: the same folder with other pictures is another run."""
+    spread = np.linspace(0, len(chosen) - 1, min(count, len(chosen))).round().astype(int)
+    return Hasher.hash([record_of(int(k)) for k in chosen[spread]])

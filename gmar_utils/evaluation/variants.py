@@ -30,16 +30,6 @@ DEFAULT_METHODS = {
     "libra-upper": ("libra", {"layers": "upper"}),
     **{name: (name, {}) for name in ("legrad", "chefer", "attnlrp", "cdam", "attention", "random", "center")},
 }
-# label: the same map with every head counted alike. What the head weights buy is the difference between the two.
-TWINS = {
-    "gmar-l1-paper": "gmar-none-paper",
-    "gmar-l2-paper": "gmar-none-paper",
-    "gmar-l1-report": "rollout-report",
-    "gmar-l2-report": "rollout-report",
-    "gmar-l1-output-first": "rollout",
-    "gmar-l2-output-first": "rollout",
-    "gmar-bth-output-first": "rollout",
-}
 
 
 def specified(methods) -> dict:
@@ -94,16 +84,19 @@ def _bound(label, name, options, seed):
 def twins(methods: dict) -> dict[str, str]:
     """{label: label of the same method at uniform head weights}, for the methods that have such a twin among them.
 
-    From `TWINS`; and for methods given with a `norm`, the one that differs by `norm=None` alone.
+    Rollout is GMAR at uniform weights, so it is the twin of the variant with its order.
     """
-    found = {
-        label: twin for label, twin in TWINS.items() if all(methods.get(k) == DEFAULT_METHODS[k] for k in (label, twin))
+    defaults = {
+        "rollout": {"norm": None, "alpha": 1.0, "variant": "output-first"},
+        "gmar": {"norm": "l1", "alpha": 1.0, "variant": "paper"},
     }
-    for label, method in methods.items():
-        if label not in found and isinstance(method, tuple) and method[1].get("norm") is not None:
-            uniform = (method[0], method[1] | {"norm": None})
-            same = [k for k, m in methods.items() if m == uniform]
-            found |= {label: same[0]} if same else {}
+    known = {k: m for k, m in methods.items() if isinstance(m, tuple) and m[0] in defaults}
+    full = {label: defaults[name] | options for label, (name, options) in known.items()}
+    found = {}
+    for label, options in full.items():
+        same = [k for k, other in full.items() if other == options | {"norm": None}]
+        if same and options["norm"] is not None:
+            found[label] = same[0]
     return found
 
 

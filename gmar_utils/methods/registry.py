@@ -69,26 +69,17 @@ def bind(method: str | Callable, **options) -> Callable[[Trace], torch.Tensor]:
         ValueError: an unknown name. TypeError: an unknown option, naming those it takes.
     """
     if isinstance(method, str) and method in METHODS:
-        function = METHODS[method].function
-        takes = list(inspect.signature(function).parameters)[1:] if options else ()
+        method, name = METHODS[method].function, method
+        takes = list(inspect.signature(method).parameters)[1:] if options else ()
         for option in options:
             if option not in takes:
-                raise TypeError(f"{method} takes no option {option!r}; it takes {', '.join(takes) or 'none'}.")
-    elif callable(method):
-        function = method
-        _check_call(function, options)
-    else:
+                raise TypeError(f"{name} takes no option {option!r}; it takes {', '.join(takes) or 'none'}.")
+    elif not callable(method):
         raise ValueError(f"Unknown method {method!r}; there are {', '.join(METHODS)}, or pass a function of a trace.")
-    return partial(function, **options)
-
-
-def _check_call(function, options):
-    """TypeError, Python's own, for options that a function of a trace does not take."""
-    arguments = (None,)
-    while isinstance(function, partial):
-        arguments, options, function = (*function.args, *arguments), function.keywords | options, function.func
+    bound = partial(method, **options)
     with suppress(ValueError):  # a builtin without a signature
-        inspect.signature(function).bind(*arguments, **options)
+        inspect.signature(bound.func).bind(*bound.args, None, **bound.keywords)
+    return bound
 
 
 def explain(
@@ -126,8 +117,8 @@ def explain(
 
     >>> maps = explain(vit.model, vit.preprocess(photos), "gmar", norm="l2")  # doctest: +SKIP
     """
-    arguments = model, pixel_values, target, upsample, signed, (prefix_tokens, grid), batch_size
-    return _maps({"map": bind(method, **options)}, *arguments)["map"]
+    own = {"signed": signed, "prefix_tokens": prefix_tokens, "grid": grid, "batch_size": batch_size}
+    return explain_many(model, pixel_values, {"map": bind(method, **options)}, target, upsample, **own)["map"]
 
 
 def explain_many(
@@ -143,11 +134,7 @@ def explain_many(
     batch_size: int = 32,
 ) -> dict[str, torch.Tensor]:
     """{label: name or callable} → {label: maps}, as `explain`; one trace serves every map."""
-    arguments = model, pixel_values, target, upsample, signed, (prefix_tokens, grid), batch_size
-    return _maps({label: bind(method) for label, method in methods.items()}, *arguments)
-
-
-def _maps(methods, model, pixel_values, target, upsample, signed, layout, batch_size):
+    methods = {label: bind(method) for label, method in methods.items()}
     check_model(model)
     pixel_values = check_pixel_values(pixel_values, model)
     target, upsample = parse_target(target, len(pixel_values)), upsample and pixel_values.ndim == 4
@@ -160,9 +147,11 @@ def _maps(methods, model, pixel_values, target, upsample, signed, layout, batch_
 
     def maps_of(part):
         chosen = target[part] if isinstance(target, torch.Tensor) and target.ndim else target
-        seen = Trace(model, pixel_values[part], chosen, layout, gradients)
+        seen = Trace(model, pixel_values[part], chosen, (prefix_tokens, grid), gradients)
         maps = {label: scaled(patch_scores(label, f, seen), known[label], signed) for label, f in methods.items()}
-        return {k: _enlarged(v, pixel_values.shape[-2:], signed) for k, v in maps.items()} if upsample else maps
+        if upsample:  # scaled before, too: rounding here would turn a constant map into noise
+            maps = {k: scaled(resize(v, pixel_values.shape[-2:]), signed=signed) for k, v in maps.items()}
+        return maps
 
     parts = in_batches(maps_of, len(pixel_values), batch_size)
     return {label: torch.cat([p[label] for p in parts]) for label in methods}
@@ -170,8 +159,7 @@ def _maps(methods, model, pixel_values, target, upsample, signed, layout, batch_
 
 def registered(function: Callable) -> Method | None:
     """The entry of METHODS behind a function, also behind a `functools.partial` of it."""
-    while isinstance(function, partial):
-        function = function.func
+    function = function.func if isinstance(function, partial) else function
     return next((m for m in METHODS.values() if m.function == function), None)
 
 
@@ -217,8 +205,3 @@ def patch_scores(label, method, seen):
     if not bool(scores.isfinite().all()):
         raise ValueError(f"{label!r} gives scores that are NaN or infinite for this model.")
     return seen.patches(scores.detach().float())
-
-
-def _enlarged(maps, size, signed):
-    """At image size. The maps are scaled before, too: rounding here would turn a constant map into noise."""
-    return scaled(resize(maps, size), signed=signed)

@@ -161,7 +161,7 @@ def outside_is_void(maps, masks) -> tuple[list, list]:
 def _aggregated(counts, aggregate):
     """tp, fp, fn, tn: (B,) each, NaN for images without foreground, or their sums over the images that have some."""
     choice("aggregate", aggregate, ("image", "dataset"))
-    empty = (counts[:, 0] + counts[:, 2] == 0)[:, None]
+    empty = (counts[..., 0] + counts[..., 2] == 0)[..., None]
     if aggregate == "dataset":
         counts = counts.masked_fill(empty, 0).sum(0)
     else:
