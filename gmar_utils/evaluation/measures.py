@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from .. import metrics
+from ..capture.checks import choice
 from ..capture.settling import once
 from ..metrics.faithfulness import Protocol
-from ..metrics.forwards import SCORES, choice
+from ..metrics.forwards import SCORES
 from ..metrics.imputation import baseline_named
 from ..metrics.localization import check_threshold
 from ..model import Vit

@@ -22,18 +22,17 @@ from datasets.fingerprint import Hasher
 from tqdm import tqdm
 
 from .. import __version__
-from ..capture import trace
-from ..capture.checks import check_whole
+from ..capture.checks import check_whole, choice
 from ..capture.layout import logits_of
 from ..capture.target import resolve_target
 from ..data import best_target
-from ..methods.registry import in_batches, patch_scores, registered, scaled
+from ..methods.registry import registered, scaled, scores_of
 from ..metrics.faithfulness import step_count
-from ..metrics.forwards import choice, evaluating
+from ..metrics.forwards import evaluating
 from ..model import Vit
 from .folder import claim, digest, read_block, write, write_block
 from .measures import BASELINE, METRICS, Case, checked_metrics, checked_options
-from .pairs import are_pairs, question
+from .pairs import question
 from .provenance import describe_device, provenance, shown, state_sha256, weights_sha256
 from .summary import Summary, summarize
 from .variants import described, functions, specified, twins
@@ -96,7 +95,7 @@ def evaluate(
     if not len(chosen):
         raise ValueError("There are no images to evaluate: the data hold no record.")
     record_of = data.__getitem__
-    if are_pairs(data[int(chosen[0])]):
+    if "groups" in data[int(chosen[0])]:  # photos of two objects
         record_of, chosen = partial(question, data), (2 * chosen[:, None] + np.arange(2)).ravel()
     first = record_of(int(chosen[0]))
     methods, given = specified(methods), methods
@@ -186,7 +185,7 @@ def _try(vit, pixel_values, maps_of, options):
     failed, scores = {}, None
     for label, function in maps_of.items():
         try:
-            scores = _scores(vit, pixel_values, {label: function}, None)[label]
+            scores = _scores(vit, pixel_values, {label: function})[label]
         except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
             failed[label] = error
     if scores is not None:
@@ -195,18 +194,9 @@ def _try(vit, pixel_values, maps_of, options):
     return failed
 
 
-def _scores(vit, pixel_values, maps_of, target):
-    """{label: patch scores (B, R, C)}, signed where the method's are, from one trace for all of them."""
-    gradients = any(m is None or m.class_aware for m in map(registered, maps_of.values()))
-
-    def scores_of(part):
-        chosen = None if target is None else target[part]
-        seen = trace(vit.model, pixel_values[part], chosen, gradients=gradients, lazy=True)
-        return {label: patch_scores(label, function, seen) for label, function in maps_of.items()}
-
+def _scores(vit, pixel_values, maps_of, target=None):
     with torch.autocast(pixel_values.device.type, enabled=False):  # a caller's autocast is for the metrics' forwards
-        parts = in_batches(scores_of, len(pixel_values), 32)
-    return {label: torch.cat([p[label] for p in parts]) for label in maps_of}
+        return scores_of(vit.model, pixel_values, maps_of, target)
 
 
 def _run_block(vit, forward, maps_of, names, options, common, seed, numbered) -> tuple[pd.DataFrame, dict]:

@@ -9,6 +9,7 @@ import torch
 from scipy.stats import bootstrap
 
 from .. import metrics
+from ..capture.checks import choice
 from .measures import BASELINE, COLUMNS, COUNTS
 
 TABLES = (  # one Markdown table each
@@ -57,7 +58,7 @@ class Summary:
         found = self.table[self.table["method"] != BASELINE]
         names = list(dict.fromkeys(found["metric"]))
         metric = metric or names[0]
-        metrics.forwards.choice("metric", metric, names)
+        choice("metric", metric, names)
         return forest(found[found["metric"] == metric], ax, xlabel=f"{title(metric)}: mean, 95 % interval")
 
     def _repr_markdown_(self):

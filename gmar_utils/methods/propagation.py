@@ -11,12 +11,11 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from ..capture import Trace
+from ..capture.checks import choice
 from ..capture.layout import blocks, logits_of, unwrap
 from ..capture.recorder import mine
 from ..capture.target import class_score
 from ..capture.tracing import differentiate, recording
-
-LAYERS = ("all", "input", "upper")
 
 
 def libra(trace: Trace, layers: str = "all") -> torch.Tensor:
@@ -38,8 +37,7 @@ def libra(trace: Trace, layers: str = "all") -> torch.Tensor:
         ValueError: For another `layers`; for a model whose products do not sum to y, because it calls something that
             the rules do not know (a normalisation or an activation of its own, say).
     """
-    if layers not in LAYERS:
-        raise ValueError(f"layers must be one of {', '.join(LAYERS)}; got {layers!r}.")
+    choice("layers", layers, ("all", "input", "upper"))
     scores = _complete(trace, slice(None))
     start = len(scores) // 2 if layers == "upper" else 0
     return scores[start : 1 if layers == "input" else None].sum(0)

@@ -137,23 +137,38 @@ def explain_many(
     methods = {label: bind(method) for label, method in methods.items()}
     check_model(model)
     pixel_values = check_pixel_values(pixel_values, model)
-    target, upsample = parse_target(target, len(pixel_values)), upsample and pixel_values.ndim == 4
     known = {label: registered(f) for label, f in methods.items()}
-    gradients = any(m is None or m.class_aware for m in known.values())  # of another function nobody knows: at hand
     unsigned = [m.name for m in known.values() if m and not m.signed]
     if signed and unsigned:
         have = ", ".join(m.name for m in METHODS.values() if m.signed)
         raise TypeError(f"{', '.join(unsigned)} takes no option 'signed': its scores have no sign; {have} do.")
+    scores = scores_of(model, pixel_values, methods, target, (prefix_tokens, grid), batch_size)
+    maps = {label: scaled(found, known[label], signed) for label, found in scores.items()}
+    if upsample and pixel_values.ndim == 4:  # scaled before, too: rounding here would turn a constant map into noise
+        maps = {label: scaled(resize(found, pixel_values.shape[-2:]), signed=signed) for label, found in maps.items()}
+    return maps
 
-    def maps_of(part):
+
+def scores_of(
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    methods: Mapping[str, Callable],
+    target=None,
+    layout: tuple = (None, None),
+    batch_size: int = 32,
+) -> dict[str, torch.Tensor]:
+    """{label: patch scores (B, R, C)} of bound methods, signed where theirs are; one trace serves all of them.
+
+    Arguments as `explain`; layout: P and (R, C), or None."""
+    target = parse_target(target, len(pixel_values))
+    gradients = any(m is None or m.class_aware for m in map(registered, methods.values()))  # unknown: have them at hand
+
+    def found(part):
         chosen = target[part] if isinstance(target, torch.Tensor) and target.ndim else target
-        seen = Trace(model, pixel_values[part], chosen, (prefix_tokens, grid), gradients)
-        maps = {label: scaled(patch_scores(label, f, seen), known[label], signed) for label, f in methods.items()}
-        if upsample:  # scaled before, too: rounding here would turn a constant map into noise
-            maps = {k: scaled(resize(v, pixel_values.shape[-2:]), signed=signed) for k, v in maps.items()}
-        return maps
+        seen = Trace(model, pixel_values[part], chosen, layout, gradients)
+        return {label: patch_scores(label, f, seen) for label, f in methods.items()}
 
-    parts = in_batches(maps_of, len(pixel_values), batch_size)
+    parts = in_batches(found, len(pixel_values), batch_size)
     return {label: torch.cat([p[label] for p in parts]) for label in methods}
 
 

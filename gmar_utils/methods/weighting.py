@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from ..capture import Trace
+from ..capture.checks import choice
 
 VARIANTS = ("paper", "report", "output-first")
 ALPHA_MAX = 1e6  # beyond it float32 has little room beside the residual
@@ -32,8 +33,7 @@ def head_weights(
     Raises:
         ValueError: For another `norm`, or "bth" without attentions.
     """
-    if norm not in NORMS:
-        raise ValueError(f"norm must be one of {', '.join(map(repr, NORMS))}; got {norm!r}.")
+    choice("norm", norm, NORMS)
     if norm is None:
         return tuple(g.new_full(g.shape[:2], 1 / g.shape[1], dtype=torch.float32) for g in gradients)
     if norm == "bth":
@@ -133,8 +133,7 @@ def _fused(attentions, weights, variant):
 
 
 def _check(attentions, weights, alpha, variant):
-    if variant not in VARIANTS:
-        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}; got {variant!r}.")
+    choice("variant", variant, VARIANTS)
     if not isinstance(alpha, numbers.Real | torch.Tensor) or not 0 <= alpha <= ALPHA_MAX:
         raise ValueError(f"alpha must be a finite number from 0 to {ALPHA_MAX:g}, got {alpha!r}.")
     if len(attentions) != len(weights):

@@ -51,12 +51,12 @@ def saco(
     values, y, x = unit_values(checked_maps(maps, pixel_values), pixel_values, model, grid=grid)
     group, means = grouped(values, groups)
 
-    def pictures(image, step):  # step 0: the whole image; step k: without group k − 1
+    def run(image, step):  # step 0: the whole image; step k: without group k − 1
         shown = group[image] != (step - 1)[:, None, None]
-        return fill(pixel_values[image], on_pixels(shown, y, x))
+        return model(fill(pixel_values[image], on_pixels(shown, y, x)))
 
     steps = means.shape[1] + 1
-    scores, _ = row_scores(model, pixel_values, target, steps, score, batch_size, precision, pictures=pictures)
+    scores, _ = row_scores(model, pixel_values, target, steps, score, batch_size, run, precision)
     return consistency(means, scores[:, :1] - scores[:, 1:])
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import nn
 
-from .forwards import check_input, choice, row_scores
+from ..capture.checks import choice
+from .forwards import check_input, row_scores
 from .imputation import baseline_named
 from .units import checked_maps, image_size_maps, on_pixels, ranks, unit_values
 
@@ -157,9 +158,11 @@ def masked_scores(
     else:
         masked = pixel_values * keep[:, None]
     versions = torch.stack([pixel_values, masked], 1)
-    scores, about = row_scores(
-        model, pixel_values, target, 2, score, batch_size, precision, pictures=lambda image, step: versions[image, step]
-    )
+
+    def run(image, step):
+        return model(versions[image, step])
+
+    scores, about = row_scores(model, pixel_values, target, 2, score, batch_size, run, precision)
     protocol = Protocol("drop and increase", masking=masking, **about)
     return Masked(scores[:, 0], scores[:, 1], 100 * keep.float().mean((1, 2)), protocol)
 
@@ -268,11 +271,11 @@ def removal(
     steps = step_count(steps, unit, units)
     counts = torch.linspace(0, units, steps + 1, dtype=torch.float64).round().long().to(pixel_values.device)
 
-    def pictures(image, step):
+    def run(image, step):
         shown = (place[image] < counts[step, None, None]) == inserting
-        return fill(pixel_values[image], on_pixels(shown, y, x))
+        return model(fill(pixel_values[image], on_pixels(shown, y, x)))
 
-    scores, about = row_scores(model, pixel_values, target, steps + 1, score, batch_size, precision, pictures=pictures)
+    scores, about = row_scores(model, pixel_values, target, steps + 1, score, batch_size, run, precision)
     fractions = (counts / units).to(scores.dtype)
     full, empty = (scores[:, -1], scores[:, 0]) if inserting else (scores[:, 0], scores[:, -1])
     protocol = Protocol(

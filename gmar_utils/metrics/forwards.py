@@ -1,24 +1,18 @@
 """What every metric's forward passes share: precision, targets, scores, and the loop over (image, step) rows."""
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
 from torch import nn
 
-from ..capture.checks import check_model, check_pixel_values, check_whole
+from ..capture.checks import check_model, check_pixel_values, check_whole, choice
 from ..capture.layout import find_blocks, logits_of, unwrap
 from ..capture.settling import settled
 from ..capture.target import class_score, probability, resolve_target
 
 SCORES = ("probability", "logit")
-
-
-def choice(name: str, value, allowed: Iterable) -> None:
-    """ValueError, naming what there is, unless `value` is one of `allowed`."""
-    if not any(value is a or type(value) is type(a) and value == a for a in allowed):
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
 
 
 def check_input(model: nn.Module, pixel_values: torch.Tensor, batch_size: int, score: str) -> torch.Tensor:
@@ -85,9 +79,9 @@ def _made_cheap(module, device, stack):
     return dtype
 
 
-def score_of(model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor, score: str) -> torch.Tensor:
-    """(B,) probability or logit of the target, float32 or wider."""
-    logits = logits_of(model(pixel_values))
+def score_of(model: nn.Module, output: object, target: torch.Tensor, score: str) -> torch.Tensor:
+    """(B,) probability or logit of the target in the model's output, float32 or wider."""
+    logits = logits_of(output)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     return probability(model, logits, target) if score == "probability" else class_score(logits, target)
 
@@ -99,12 +93,10 @@ def row_scores(
     steps: int,
     score: str,
     batch_size: int,
+    run: Callable[[torch.Tensor, torch.Tensor], object],
     precision: str = "float32",
-    *,
-    pictures: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-    within: Callable[[torch.Tensor, torch.Tensor], AbstractContextManager] | None = None,
 ) -> tuple[torch.Tensor, dict]:
-    """The target's score of every image at every step: one long batch of rows, whose inputs are made part by part.
+    """The target's score of every image at every step: one long batch of rows, made part by part.
 
     Args:
         model: classifier.
@@ -113,21 +105,17 @@ def row_scores(
         steps: S.
         score: "probability" | "logit".
         batch_size: rows in a forward pass.
+        run: (image, step), numbers (b,) of such rows → what the model gives for them.
         precision: as `evaluating`.
-        pictures: (image, step), numbers (b,) of such rows → what goes in (b, channels, height, width); default: the
-            images as they are.
-        within: (image, step) → the context of their forward pass.
 
     Returns:
         Scores (B, S), and what a protocol says of them: score, target, precision, images.
     """
     rows = torch.arange(len(pixel_values) * steps, device=pixel_values.device)
     with evaluating(model, pixel_values, precision) as found:
-        ids, scores = _resolved(model, pixel_values, target, batch_size), []
-        for image, step in ((row // steps, row % steps) for row in rows.split(batch_size)):
-            x = pictures(image, step) if pictures else pixel_values[image]
-            with within(image, step) if within else nullcontext():
-                scores.append(score_of(model, x, ids[image], score))
+        ids = _resolved(model, pixel_values, target, batch_size)
+        parts = ((row // steps, row % steps) for row in rows.split(batch_size))
+        scores = [score_of(model, run(image, step), ids[image], score) for image, step in parts]
     about = {"score": score, "target": "predicted" if target is None else "label", "precision": found}
     return torch.cat(scores).unflatten(0, (-1, steps)), about | {"images": len(pixel_values)}
 

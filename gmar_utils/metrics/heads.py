@@ -5,9 +5,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from ..capture.checks import choice
 from ..capture.layout import unwrap
 from .faithfulness import Curve, Protocol
-from .forwards import check_input, choice, evaluating, row_scores
+from .forwards import check_input, evaluating, row_scores
+from .units import ranks
 
 
 def head_ablation(
@@ -16,7 +18,6 @@ def head_ablation(
     importance: torch.Tensor,
     target=None,
     *,
-    layers=None,
     order: str = "most",
     score: str = "probability",
     batch_size: int = 64,
@@ -31,9 +32,8 @@ def head_ablation(
     Args:
         model: classifier.
         pixel_values: (B, channels, height, width).
-        importance: (B, L, H): GMAR weights to order heads within a layer, gradient norms ‖G‖ over the network.
+        importance: (B, L, H), such as gradient norms ‖G‖: heads are ordered over the whole network.
         target: None (the predicted class) | int | (B,).
-        layers: the layers whose heads are muted, such as [3]; None: all of them, in one order over the network.
         order: "most" | "least" | "random", drawn with `seed`.
         score: "probability" | "logit".
         batch_size: images in a forward pass.
@@ -46,20 +46,16 @@ def head_ablation(
         raise ValueError(
             f"importance must be finite numbers (B, L, H) with B = {len(pixel_values)}, got {tuple(importance.shape)}."
         )
-    batch, depth, heads = importance.shape
-    layers = list(range(depth)) if layers is None else list(layers)
-    values = importance[:, layers].flatten(1)
-    if order == "random":
-        values = torch.rand(values.shape, generator=torch.Generator().manual_seed(seed))
-    place = values.argsort(dim=1, descending=order != "least", stable=True).argsort(dim=1)
-    turn = torch.full(importance.shape, values.shape[1], dtype=torch.long)  # heads outside `layers` are never reached
-    turn[:, layers] = place.unflatten(1, (len(layers), heads)).cpu()
-    turn, steps = turn.to(pixel_values.device), values.shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.rand(importance.shape, generator=generator) if order == "random" else importance
+    turn = ranks(values, descending=order != "least").to(pixel_values.device)
+    module, steps = unwrap(model), importance[0].numel()
 
-    def muted(image, count):
-        return MutedHeads(turn[image] >= count[:, None, None])
+    def run(image, count):
+        with MutedHeads(turn[image] >= count[:, None, None]):
+            return module(pixel_values[image])
 
-    scores, about = row_scores(unwrap(model), pixel_values, target, steps + 1, score, batch_size, within=muted)
+    scores, about = row_scores(module, pixel_values, target, steps + 1, score, batch_size, run)
     fractions = torch.linspace(0, 1, steps + 1, device=scores.device, dtype=scores.dtype)
     seed = seed if order == "random" else None
     protocol = Protocol("head ablation", order=order, steps=steps, unit="head", seed=seed, **about)
@@ -78,10 +74,11 @@ def head_effects(
     keep = ~torch.eye(depth * heads + 1, depth * heads, dtype=torch.bool, device=pixel_values.device)
     keep = keep.unflatten(1, (depth, heads))  # the last step mutes nothing
 
-    def muted(image, head):
-        return MutedHeads(keep[head])
+    def run(image, head):
+        with MutedHeads(keep[head]):
+            return module(pixel_values[image])
 
-    scores, _ = row_scores(module, pixel_values, target, len(keep), score, batch_size, within=muted)
+    scores, _ = row_scores(module, pixel_values, target, len(keep), score, batch_size, run)
     return (scores[:, :-1] - scores[:, -1:]).abs().unflatten(1, (depth, heads))
 
 

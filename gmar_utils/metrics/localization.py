@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from .forwards import choice
+from ..capture.checks import choice
 
 VOID = 255
 PRESETS = {
@@ -119,11 +119,7 @@ def which(maps, masks, others) -> torch.Tensor:
         masks: the object that is explained.
         others: the other object.
     """
-    inside = [(m[t].mean(), m[o].mean()) for m, t, o in _two_objects(maps, masks, others)]
-    return torch.tensor(
-        [math.nan if a.isnan() or b.isnan() else float(a > b) + 0.5 * float(a == b) for a, b in inside],
-        dtype=torch.float64,
-    )
+    return _of_two(maps, masks, others, lambda a, b: float(a.mean() > b.mean()) + 0.5 * float(a.mean() == b.mean()))
 
 
 def auroc(maps, masks, others) -> torch.Tensor:
@@ -132,14 +128,11 @@ def auroc(maps, masks, others) -> torch.Tensor:
     The area under the ROC curve; 0.5 is chance, and the two questions about a photo sum to 1 for a map that does not
     change with the question. Arguments, and what it is blind to, as `which`.
     """
-    results = []
-    for values, truth, other in _two_objects(maps, masks, others):
-        if not truth.any() or not other.any():
-            results.append(math.nan)
-            continue
-        label = torch.cat([torch.ones(int(truth.sum())), torch.zeros(int(other.sum()))])
-        results.append(roc_auc_score(label.numpy(), torch.cat([values[truth], values[other]]).numpy()))
-    return torch.tensor(results, dtype=torch.float64)
+
+    def area(a, b):
+        return roc_auc_score([1] * len(a) + [0] * len(b), torch.cat([a, b]).numpy())
+
+    return _of_two(maps, masks, others, area)
 
 
 def outside_is_void(maps, masks) -> tuple[list, list]:
@@ -177,16 +170,18 @@ def _pairs(maps, masks):
         yield values[~void], foreground[~void]
 
 
-def _two_objects(maps, masks, others):
-    """Each image's map (height, width), float64, and the pixels of its two objects; the model's crop is respected."""
+def _of_two(maps, masks, others, judge):
+    """judge(values on one object, values on the other) of each image, where the model looked; NaN without both."""
+    results = []
     for number, values, *pair in _each(maps, masks=masks, other_masks=others):
         if not bool(values.isfinite().any()):
             _no_nan(values, number)
         truth, second = (_parts(values, mask, number)[0] for mask in pair)
         if bool((truth & second).any()):
             raise ValueError(f"the two masks of image {number} overlap; each pixel belongs to one object at most.")
-        seen = ~values.isnan()
-        yield values, truth & seen, second & seen
+        first, second = (values[part & ~values.isnan()] for part in (truth, second))
+        results.append(judge(first, second) if len(first) and len(second) else math.nan)
+    return torch.tensor(results, dtype=torch.float64)
 
 
 def _parts(values, mask, number):

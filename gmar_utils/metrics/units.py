@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from ..capture import trace
+from ..capture.checks import choice
 from ..photo import minmax, resize
-from .forwards import choice
 
 
 def checked_maps(maps: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
