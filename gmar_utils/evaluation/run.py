@@ -22,7 +22,7 @@ from datasets.fingerprint import Hasher
 from tqdm import tqdm
 
 from .. import __version__
-from ..capture.checks import check_whole, choice
+from ..capture.checks import check_whole
 from ..capture.layout import logits_of
 from ..capture.target import resolve_target
 from ..data import best_target
@@ -90,7 +90,6 @@ def evaluate(
         raise ValueError("Several processes share their rows through a folder: give out=.")
     for name, value in {"limit": 1 if limit is None else limit, "batch_size": batch_size, "block": block}.items():
         check_whole(name, value)
-    choice("precision", precision, ("auto", "float32"))
     chosen = np.sort(np.random.default_rng(seed).permutation(len(data))[:limit])
     if not len(chosen):
         raise ValueError("There are no images to evaluate: the data hold no record.")
@@ -208,6 +207,7 @@ def _run_block(vit, forward, maps_of, names, options, common, seed, numbered) ->
     logits = logits.clone()  # this leaves inference mode: the maps need a backward pass
     predicted = resolve_target(vit.model, logits)
     target = predicted if options["target"] == "predicted" else _labels(vit, logits, records)
+    about = pd.DataFrame({"image": [i for i, _ in numbered], "photo": [r.get("photo", i) for i, r in numbered]})
     rows, protocols, shared = [], {}, {}
     for label, scores in _scores(vit, pixel_values, maps_of, target).items():
         maps = scaled(scores, registered(maps_of[label]))
@@ -219,17 +219,11 @@ def _run_block(vit, forward, maps_of, names, options, common, seed, numbered) ->
             shared |= found.shared  # the same for every method
             line = str(replace(found.protocol, target=options["target"], images=None))
             protocols |= dict.fromkeys(found.values, line)
-        rows += _rows(numbered, label, values)
-    rows += _rows(numbered, BASELINE, shared)
-    return pd.DataFrame(rows, columns=["image", "photo", "method", "metric", "value"]), protocols
-
-
-def _rows(numbered, method, values):
-    return [
-        (image, record.get("photo", image), method, metric, value)
-        for metric, numbers in values.items()
-        for (image, record), value in zip(numbered, numbers.tolist(), strict=True)
-    ]
+        rows.append(about.assign(method=label, **{k: v.tolist() for k, v in values.items()}))
+    rows.append(about.assign(method=BASELINE, **{k: v.tolist() for k, v in shared.items()}))
+    return pd.concat(
+        [r.melt(["image", "photo", "method"], var_name="metric") for r in rows if len(r.columns) > 3]
+    ), protocols
 
 
 def _labels(vit, logits, records):

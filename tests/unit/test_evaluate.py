@@ -250,7 +250,7 @@ def test_a_baseline_may_be_a_function(vit, records):
         ({"batch_size": 0}, "batch_size must be"),
         ({"batch_size": -1}, "batch_size must be"),
         ({"block": -1}, "block must be"),
-        ({"precision": "float16"}, "'auto', 'float32'"),
+        ({"precision": "float16"}, "'float32', 'auto'"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_runs(vit, records, tmp_path, monkeypatch, options, message):
