@@ -77,12 +77,10 @@ def overlay(ax, photo, map=None, title: str | None = None, *, contour: bool = Tr
     ax.imshow(pixels if map is None else blend(photo, map, signed=signed), interpolation="bilinear")
     height, width = pixels.shape[:2]
     if map is not None and contour:
-        values = _map(map)
-        r, c = values.shape
+        values, place = _map(map), (-0.5, width - 0.5, -0.5, height - 0.5)
         if np.nanmin(values) < 0.5 < np.nanmax(values):
-            x, y = (np.arange(c) + 0.5) * width / c - 0.5, (np.arange(r) + 0.5) * height / r - 0.5
-            line = "black" if signed else "white"
-            ax.contour(x, y, np.nan_to_num(values), levels=[0.5], colors=line, linewidths=1.2)
+            style = {"colors": "black" if signed else "white", "linewidths": 1.2}
+            ax.contour(np.nan_to_num(values), levels=[0.5], origin="lower", extent=place, **style)
     ax.set(xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     ax.spines[:].set_visible(False)
     if title:

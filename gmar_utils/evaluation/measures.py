@@ -55,7 +55,6 @@ class Case:
     """A block of images and one method's maps of it: what a metric is computed from."""
 
     vit: Vit
-    forward: torch.nn.Module  # the model as the metrics' forwards call it
     options: dict
     common: dict  # batch_size and precision of those forwards
     seed: int
@@ -93,7 +92,7 @@ class Case:
         """A metric of forward passes on this block's images and targets; maps: the scores, unless others are given."""
         common = {"score": self.options["score"]} | self.common
         maps = self.scores if maps is None else maps
-        return function(self.forward, self.pixel_values, maps, self.target, **common, **options)
+        return function(self.vit.model, self.pixel_values, maps, self.target, **common, **options)
 
     def masks(self, field: str = "mask") -> list[torch.Tensor]:
         return [torch.as_tensor(np.array(r[field])) for r in self.records]

@@ -5,7 +5,6 @@ started again computes only what is missing, and several processes need no more 
 maps of a block come from one trace where they share it; the metrics' forwards take the fast attention path.
 """
 
-import importlib.util
 import json
 import time
 import warnings
@@ -35,7 +34,7 @@ from .measures import BASELINE, METRICS, Case, checked_metrics, checked_options
 from .pairs import question
 from .provenance import describe_device, provenance, shown, state_sha256, weights_sha256
 from .summary import Summary, summarize
-from .variants import described, functions, specified, twins
+from .variants import bound_methods, described, twins
 
 
 def evaluate(
@@ -97,18 +96,17 @@ def evaluate(
     if "groups" in data[int(chosen[0])]:  # photos of two objects
         record_of, chosen = partial(question, data), (2 * chosen[:, None] + np.arange(2)).ravel()
     first = record_of(int(chosen[0]))
-    methods, given = specified(methods), methods
     metrics, options = checked_metrics(metrics, set(first)), checked_options(protocol, set(first))
-    maps_of, pixel_values = functions(methods, seed), vit.preprocess([first["image"]])
+    maps_of, pixel_values = bound_methods(methods, seed), vit.preprocess([first["image"]])
     with evaluating(vit.model, pixel_values, precision) as found:
         common = {"batch_size": batch_size, "precision": precision}
     refused = _try(vit, pixel_values, maps_of, options)
-    if refused and (given is not None or len(refused) == len(methods)):
+    if refused and (methods is not None or len(refused) == len(maps_of)):
         label, error = next(iter(refused.items()))
         raise ValueError(f"method {label!r} failed on the first image: {error}") from error
     for label, error in refused.items():
         warnings.warn(f"Left out: {label}, which failed on the first image: {error}", stacklevel=2)
-        del methods[label], maps_of[label]
+        del maps_of[label]
     settings = described(
         {
             "gmar_utils": __version__,
@@ -128,14 +126,12 @@ def evaluate(
             "images": len(chosen),
             "seed": seed,
             "block": block,
-            "methods": methods,
+            "methods": maps_of,
             "metrics": metrics,
             "protocol": options,
         }
     )
 
-    compile_it = vit.device.type == "cuda" and importlib.util.find_spec("triton") is not None
-    forward = torch.compile(vit.model) if compile_it else vit.model
     blocks = [chosen[i : i + block] for i in range(0, len(chosen), block)]
     files = [out / "parts" / f"{i:05d}.csv" for i in range(len(blocks))] if out else [None] * len(blocks)
     if out and state.is_main_process:
@@ -148,7 +144,7 @@ def evaluate(
     with tqdm(total=total, initial=total - left, unit="image", disable=None if state.is_main_process else True) as bar:
         for i in todo:
             numbered = [(int(k), record_of(int(k))) for k in blocks[i]]
-            done[i] = _run_block(vit, forward, maps_of, metrics, options, common, seed, numbered)
+            done[i] = _run_block(vit, maps_of, metrics, options, common, seed, numbered)
             if out:
                 write_block(files[i], *done[i], settings)
             bar.update(len(blocks[i]))
@@ -159,7 +155,7 @@ def evaluate(
         if lost := [files[i].name for i, found in done.items() if found is None]:
             raise ValueError(f"Block files are missing or damaged: {', '.join(lost)}. Call again to compute them.")
     rows = pd.concat([done[i][0] for i in range(len(blocks))], ignore_index=True)
-    table = summarize(rows, list(methods), options, twins(methods), seed)
+    table = summarize(rows, list(maps_of), options, twins(maps_of), seed)
     summary = Summary(rows, table, done[0][1])
     if out and state.is_main_process:
         record = provenance(
@@ -198,7 +194,7 @@ def _scores(vit, pixel_values, maps_of, target=None):
         return scores_of(vit.model, pixel_values, maps_of, target)
 
 
-def _run_block(vit, forward, maps_of, names, options, common, seed, numbered) -> tuple[pd.DataFrame, dict]:
+def _run_block(vit, maps_of, names, options, common, seed, numbered) -> tuple[pd.DataFrame, dict]:
     """Rows (image, photo, method, metric, value) of one block, and how each metric was measured."""
     records = [r for _, r in numbered]
     pixel_values = vit.preprocess([r["image"] for r in records])
@@ -211,7 +207,7 @@ def _run_block(vit, forward, maps_of, names, options, common, seed, numbered) ->
     rows, protocols, shared = [], {}, {}
     for label, scores in _scores(vit, pixel_values, maps_of, target).items():
         maps = scaled(scores, registered(maps_of[label]))
-        case = Case(vit, forward, options, common, seed, pixel_values, predicted, target, scores, maps, records)
+        case = Case(vit, options, common, seed, pixel_values, predicted, target, scores, maps, records)
         values = {}
         for name in names:
             found = METRICS[name].run(case)

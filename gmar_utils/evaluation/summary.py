@@ -66,12 +66,7 @@ class Summary:
 
 
 def summarize(
-    rows: pd.DataFrame,
-    methods: list[str],
-    options: dict,
-    twins: dict | None = None,
-    seed: int = 0,
-    resamples: int = 5000,
+    rows: pd.DataFrame, methods: list[str], options: dict, twins: dict | None = None, seed: int = 0
 ) -> pd.DataFrame:
     """One line per method and metric: mean, 95 % interval, and the difference from the method's uniform-weight twin.
 
@@ -85,7 +80,6 @@ def summarize(
         options: of the metrics, as `measures.checked_options`: `aggregate` and `iou` play a part here.
         twins: {label: label of its twin}, as `variants.twins`.
         seed: of the bootstrap.
-        resamples: of the bootstrap.
 
     Returns:
         metric, method, mean, low, high, images, left_out, best (beats each other method with an interval that excludes
@@ -98,7 +92,7 @@ def summarize(
         for names in ([BASELINE], labels):
             if not any((metric, name) in values.columns for name in names):
                 continue
-            estimates, draws, images = _estimates(values, metric, names, options, seed, resamples)
+            estimates, draws, images = _estimates(values, metric, names, options, seed)
             leader = int(np.argmax(direction * estimates)) if direction and images > 1 and names is labels else None
             for i, label in enumerate(names):
                 found = metric, label, estimates[i], *interval_of(draws[i]), images, len(values) - images
@@ -141,7 +135,7 @@ def interval_of(draws: np.ndarray) -> tuple[float, float]:
     return tuple(np.percentile(draws, [2.5, 97.5]))
 
 
-def interval(values, seed: int = 0, resamples: int = 5000) -> tuple[float, float, float]:
+def interval(values, seed: int = 0) -> tuple[float, float, float]:
     """Mean and 95 % bootstrap interval of (n,) values; those that are not defined (NaN) are left out.
 
     Equal values, or one alone, give their mean three times; none at all NaN.
@@ -153,10 +147,10 @@ def interval(values, seed: int = 0, resamples: int = 5000) -> tuple[float, float
     mean = float(values.mean())
     if np.ptp(values) == 0:
         return mean, mean, mean
-    return mean, *map(float, interval_of(paired_bootstrap(values, seed=seed, resamples=resamples)))
+    return mean, *map(float, interval_of(paired_bootstrap(values, seed=seed)))
 
 
-def _estimates(values, metric, labels, options, seed, resamples):
+def _estimates(values, metric, labels, options, seed):
     """Estimates (M,), bootstrap draws (M, resamples) with the same photos for every method, and the photo count."""
     statistic, names = np.mean, (metric,)
     if options["aggregate"] == "dataset" and metric in ("iou", "pixel_accuracy"):
@@ -170,7 +164,7 @@ def _estimates(values, metric, labels, options, seed, resamples):
     arrays = tuple(values.loc[defined, name][labels].to_numpy().T for name in names)
     images = arrays[0].shape[-1]
     estimates = statistic(*arrays, axis=-1) if images else np.full(len(labels), np.nan)
-    return estimates, paired_bootstrap(*arrays, statistic=statistic, seed=seed, resamples=resamples), images
+    return estimates, paired_bootstrap(*arrays, statistic=statistic, seed=seed), images
 
 
 def title(metric: str) -> str:

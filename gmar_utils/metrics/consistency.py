@@ -3,7 +3,6 @@
 import torch
 from torch import nn
 
-from .faithfulness import Baseline
 from .forwards import check_input, row_scores
 from .imputation import baseline_named
 from .units import checked_maps, on_pixels, ranks, unit_values
@@ -17,10 +16,8 @@ def saco(
     *,
     groups: int = 10,
     score: str = "probability",
-    baseline: Baseline = "mean",
     grid=None,
     batch_size: int = 64,
-    seed: int = 0,
     precision: str = "float32",
 ) -> torch.Tensor:
     """Salience-guided consistency (B,) in [−1, 1], higher is better [wu2024saco].
@@ -38,16 +35,14 @@ def saco(
         target: None (the class predicted on the full image) | int | (B,).
         groups: K; fewer where there are fewer patches.
         score: "probability" | "logit".
-        baseline: as `insertion`.
-        grid: as `insertion`.
+        grid: as `removal`.
         batch_size: images in a forward pass.
-        seed: of `baseline="linear"`.
         precision: as `forwards.evaluating`.
     """
     pixel_values = check_input(model, pixel_values, batch_size, score)
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 2:
         raise ValueError(f"groups must be a whole number of at least 2, got {groups!r}.")
-    fill = baseline_named(baseline, seed)
+    fill = baseline_named("mean")
     values, y, x = unit_values(checked_maps(maps, pixel_values), pixel_values, model, grid=grid)
     group, means = grouped(values, groups)
 

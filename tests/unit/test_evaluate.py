@@ -147,7 +147,7 @@ def test_methods_are_labels_names_options_and_functions(vit, records):
 
 
 def test_every_gmar_variant_of_the_default_set_has_its_twin():
-    twins = variants.twins(variants.specified(None))
+    twins = variants.twins(variants.bound_methods(None))
     assert (
         len(twins) == 7 and twins["gmar-l2-paper"] == "gmar-none-paper" and twins["gmar-bth-output-first"] == "rollout"
     )
@@ -156,11 +156,11 @@ def test_every_gmar_variant_of_the_default_set_has_its_twin():
         of_rollout = {"variant": "output-first"} | defaults[twin]
         assert defaults[label] | {"norm": None} == {"norm": None} | of_rollout
     two = command.parse_methods(["gmar:norm=l1,alpha=2", "gmar:norm=none"])
-    assert not variants.twins(two)  # another α is another variant
+    assert not variants.twins(variants.bound_methods(two))  # another α is another variant
     same = command.parse_methods(["gmar:norm=l1,alpha=2", "gmar:norm=none,alpha=2"])
-    assert variants.twins(same) == {"gmar:norm=l1,alpha=2": "gmar:norm=none,alpha=2"}
+    assert variants.twins(variants.bound_methods(same)) == {"gmar:norm=l1,alpha=2": "gmar:norm=none,alpha=2"}
     own = {"gmar-l1-paper": ("gmar", {"alpha": 3}), "gmar-none-paper": "rollout"}
-    assert not variants.twins(variants.specified(own))  # a label of the default set, but not its method
+    assert not variants.twins(variants.bound_methods(own))  # a label of the default set, but not its method
 
 
 def test_functions_are_told_apart_by_what_they_do():
