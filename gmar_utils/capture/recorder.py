@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 
 import torch
@@ -51,17 +52,18 @@ class Recorder(TorchFunctionMode):
         """Logits (B, K). ValueError says why a model's attention cannot be rolled out, or its layout is not known."""
         self.name, self.batch = type(model).__name__, len(pixel_values)
         self.words = pixel_values.shape[1] if pixel_values.ndim == 2 else 0
-        handles = []
         try:
-            for i, block in enumerate(self.blocks):
-                handles.append(block.register_forward_pre_hook(mine(partial(self._enter, i)), with_kwargs=True))
-                handles.append(block.register_forward_hook(mine(partial(self._leave, i))))
-            for module in filter(is_norm, parts(self.blocks[-1]) if self.blocks else ()):
-                handles.append(module.register_forward_hook(mine(self._norm)))
-            for module in filter(is_norm, parts(model, without=self.blocks)):
-                handles.append(module.register_forward_hook(mine(self._final_norm)))
-            with self:
-                output = model(pixel_values)
+            with ExitStack() as stack:
+                for i, block in enumerate(self.blocks):
+                    enter, leave = mine(partial(self._enter, i)), mine(partial(self._leave, i))
+                    stack.callback(block.register_forward_pre_hook(enter, with_kwargs=True).remove)
+                    stack.callback(block.register_forward_hook(leave).remove)
+                for module in filter(is_norm, parts(self.blocks[-1]) if self.blocks else ()):
+                    stack.callback(module.register_forward_hook(mine(self._norm)).remove)
+                for module in filter(is_norm, parts(model, without=self.blocks)):
+                    stack.callback(module.register_forward_hook(mine(self._final_norm)).remove)
+                with self:
+                    output = model(pixel_values)
         except (AssertionError, AttributeError, KeyError, TypeError) as error:  # timm asserts its input's size
             raise ValueError(
                 f"{self.name} does not run on pixel values of {tuple(pixel_values.shape)} ({type(error).__name__}: "
@@ -72,9 +74,6 @@ class Recorder(TorchFunctionMode):
             if self.join and (self.elsewhere or self.again):  # what is behind the blocks meets another batch
                 raise self._no_chain("it attends outside of its blocks") from error
             raise
-        finally:
-            for handle in handles:
-                handle.remove()
         logits = logits_of(output)
         self._check(model)
         if not bool(logits.isfinite().all()):

@@ -5,7 +5,6 @@ import torch
 from ..capture import Trace
 from ..capture.checks import choice
 from ..capture.layout import unwrap
-from ..capture.target import class_score
 from ..capture.tracing import differentiate, recording
 
 
@@ -46,6 +45,5 @@ def layer_maps(trace: Trace, pool: str = "model") -> torch.Tensor:
             )
         if target is None:
             trace.score(recorder, logits[-batch:])  # the last layer's are the model's own
-        against = None if trace.against is None else trace.against.repeat(depth)
-        y = class_score(logits, trace.target.repeat(depth), against)
+        y = trace.score_of(logits, torch.arange(batch).repeat(depth))
     return torch.stack([g.relu().mean((1, 2)) for g in differentiate(y, recorder.attentions)], 1)

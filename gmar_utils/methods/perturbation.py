@@ -5,7 +5,6 @@ import torch
 from ..capture import Trace
 from ..capture.checks import check_whole
 from ..capture.layout import logits_of, unwrap
-from ..capture.target import class_score
 from ..capture.tracing import recording
 
 
@@ -46,8 +45,6 @@ def occlusion(trace: Trace, size: int = 2, baseline: float = 0.0, batch_size: in
             images, which = part // squares, part % squares
             shown = pixel_values[images]
             shown[..., : rows * height, : columns * width].masked_fill_(hidden[which, None], baseline)
-            against = None if trace.against is None else trace.against[images]
-            scores.append(class_score(logits_of(model(shown)), trace.target[images], against).float())
-    y = class_score(trace.logits, trace.target, trace.against).float()
-    drop = y[:, None] - torch.cat(scores).view(-1, squares)
+            scores.append(trace.score_of(logits_of(model(shown)), images).float())
+    drop = trace.score_of(trace.logits).float()[:, None] - torch.cat(scores).view(-1, squares)
     return torch.cat([drop.new_zeros(len(drop), trace.prefix_tokens), drop[:, square.flatten()]], 1)

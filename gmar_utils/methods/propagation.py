@@ -14,7 +14,6 @@ from ..capture import Trace
 from ..capture.checks import choice
 from ..capture.layout import blocks, logits_of, unwrap
 from ..capture.recorder import mine
-from ..capture.target import class_score
 from ..capture.tracing import differentiate, recording
 
 
@@ -99,7 +98,6 @@ def _exact(*tensors):
 def _propagate(trace, rules, images):
     """Every block's scores Σ_d X⁽ˡ⁾ · ∂y/∂X⁽ˡ⁾ (L, B, N), each bias's product, y, the logits, for some images."""
     model, entering = unwrap(trace.model), []
-    target, against = trace.target[images], None if trace.against is None else trace.against[images]
 
     @mine
     def enter(module, args, kwargs):
@@ -115,7 +113,7 @@ def _propagate(trace, rules, images):
             stack.callback(block.register_forward_pre_hook(enter, with_kwargs=True).remove)
         with rules:
             logits = logits_of(model(pixel_values.detach()))
-        y = class_score(logits, target, against)
+        y = trace.score_of(logits, images)
         if not y.requires_grad:
             raise UnknownRule("the logits have no gradient")
         inputs = [*entering, *rules.biases]

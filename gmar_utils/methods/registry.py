@@ -153,7 +153,7 @@ def scores_of(
     model: nn.Module,
     pixel_values: torch.Tensor,
     methods: Mapping[str, Callable],
-    target=None,
+    target: object = None,
     layout: tuple = (None, None),
     batch_size: int = 32,
 ) -> dict[str, torch.Tensor]:

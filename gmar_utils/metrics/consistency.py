@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from .forwards import check_input, row_scores
+from .forwards import Target, check_input, row_scores
 from .imputation import baseline_named
 from .units import checked_maps, on_pixels, ranks, unit_values
 
@@ -12,11 +12,11 @@ def saco(
     model: nn.Module,
     pixel_values: torch.Tensor,
     maps: torch.Tensor,
-    target=None,
+    target: Target = None,
     *,
     groups: int = 10,
     score: str = "probability",
-    grid=None,
+    grid: tuple[int, int] | None = None,
     batch_size: int = 64,
     precision: str = "float32",
 ) -> torch.Tensor:

@@ -4,14 +4,14 @@ Letters as in the book's notation: B images, an R × C patch grid, S steps, y th
 carries a `Protocol`; a score without one cannot be reproduced.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import nn
 
 from ..capture.checks import choice
-from .forwards import check_input, row_scores
+from .forwards import Target, check_input, row_scores
 from .imputation import baseline_named
 from .units import checked_maps, image_size_maps, on_pixels, ranks, unit_values
 
@@ -115,12 +115,12 @@ def masked_scores(
     model: nn.Module,
     pixel_values: torch.Tensor,
     maps: torch.Tensor,
-    target=None,
+    target: Target = None,
     *,
     score: str = "probability",
     masking: str = "multiply",
-    mean=None,
-    std=None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     batch_size: int = 64,
     precision: str = "float32",
 ) -> Masked:
@@ -168,7 +168,7 @@ def masked_scores(
 
 
 def insertion(
-    model: nn.Module, pixel_values: torch.Tensor, maps: torch.Tensor, target=None, **protocol: object
+    model: nn.Module, pixel_values: torch.Tensor, maps: torch.Tensor, target: Target = None, **protocol: object
 ) -> Curve:
     """Insertion, higher is better: the score while patches appear on the baseline, the map's highest first.
 
@@ -179,7 +179,13 @@ def insertion(
 
 
 def deletion(
-    model: nn.Module, pixel_values: torch.Tensor, maps: torch.Tensor, target=None, *, order="most", **protocol: object
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    maps: torch.Tensor,
+    target: Target = None,
+    *,
+    order: str = "most",
+    **protocol: object,
 ) -> Curve:
     """Deletion, lower is better: the score while patches give way to the baseline, the map's highest first.
 
@@ -194,7 +200,7 @@ def deletion(
 
 
 def morf_lerf(
-    model: nn.Module, pixel_values: torch.Tensor, maps: torch.Tensor, target=None, **protocol
+    model: nn.Module, pixel_values: torch.Tensor, maps: torch.Tensor, target: Target = None, **protocol: object
 ) -> tuple[Curve, Curve, torch.Tensor]:
     """Deletion with the most and with the least relevant first, and LeRF − MoRF of the areas (B,): higher is better.
 
@@ -207,7 +213,9 @@ def morf_lerf(
     return morf, lerf, lerf.auc - morf.auc
 
 
-def srg(model: nn.Module, pixel_values: torch.Tensor, maps: torch.Tensor, target=None, **protocol) -> torch.Tensor:
+def srg(
+    model: nn.Module, pixel_values: torch.Tensor, maps: torch.Tensor, target: Target = None, **protocol: object
+) -> torch.Tensor:
     """Symmetric relevance gain (B,), higher is better: AUC(least relevant removed first) − AUC(most relevant first).
 
     [bluecher2024srg] The first curve is Insertion read backwards, so this is Insertion − Deletion. A random order gives
@@ -233,14 +241,14 @@ def removal(
     model: nn.Module,
     pixel_values: torch.Tensor,
     maps: torch.Tensor,
-    target=None,
+    target: Target = None,
     *,
     order: str,
     score: str = "probability",
     baseline: Baseline = "zero",
     steps: int | str | None = None,
     unit: str = "patch",
-    grid=None,
+    grid: tuple[int, int] | None = None,
     batch_size: int = 64,
     seed: int = 0,
     precision: str = "float32",

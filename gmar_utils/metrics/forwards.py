@@ -1,6 +1,6 @@
 """What every metric's forward passes share: precision, targets, scores, and the loop over (image, step) rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -13,6 +13,7 @@ from ..capture.settling import settled
 from ..capture.target import class_score, probability, resolve_target
 
 SCORES = ("probability", "logit")
+Target = int | Sequence[int] | torch.Tensor | None  # None: the class predicted on the full image; else one, or (B,)
 
 
 def check_input(model: nn.Module, pixel_values: torch.Tensor, batch_size: int, score: str) -> torch.Tensor:
@@ -89,7 +90,7 @@ def score_of(model: nn.Module, output: object, target: torch.Tensor, score: str)
 def row_scores(
     model: nn.Module,
     pixel_values: torch.Tensor,
-    target: int | torch.Tensor | None,
+    target: Target,
     steps: int,
     score: str,
     batch_size: int,

@@ -8,7 +8,7 @@ from torch.overrides import TorchFunctionMode
 from ..capture.checks import choice
 from ..capture.layout import unwrap
 from .faithfulness import Curve, Protocol
-from .forwards import check_input, evaluating, row_scores
+from .forwards import Target, check_input, evaluating, row_scores
 from .units import ranks
 
 
@@ -16,7 +16,7 @@ def head_ablation(
     model: nn.Module,
     pixel_values: torch.Tensor,
     importance: torch.Tensor,
-    target=None,
+    target: Target = None,
     *,
     order: str = "most",
     score: str = "probability",
@@ -63,7 +63,7 @@ def head_ablation(
 
 
 def head_effects(
-    model: nn.Module, pixel_values: torch.Tensor, target=None, *, score: str = "logit", batch_size: int = 64
+    model: nn.Module, pixel_values: torch.Tensor, target: Target = None, *, score: str = "logit", batch_size: int = 64
 ) -> torch.Tensor:
     """|Δy| (B, L, H): how far the target's score moves when each head alone is muted. Arguments as `head_ablation`."""
     pixel_values = check_input(model, pixel_values, batch_size, score)

@@ -16,8 +16,16 @@ from gmar_utils.methods.weighting import head_weights
 @pytest.fixture(scope="module")
 def vit():
     torch.manual_seed(0)
-    config = ViTConfig(hidden_size=24, num_hidden_layers=3, num_attention_heads=3, intermediate_size=32, image_size=32,
-                       patch_size=8, num_labels=5, initializer_range=0.3)  # fmt: skip
+    config = ViTConfig(
+        hidden_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=3,
+        intermediate_size=32,
+        image_size=32,
+        patch_size=8,
+        num_labels=5,
+        initializer_range=0.3,
+    )
     return ViTForImageClassification(config).eval()
 
 
@@ -56,8 +64,13 @@ def slow_muted(vit, image, target, muted):
     import copy
 
     model = copy.deepcopy(vit)
-    projections = [m for name, m in model.named_modules() if isinstance(m, nn.Linear) and m.in_features == 24
-                   and name.endswith(("attention.output.dense", "attention.o_proj", "attention.out_proj"))]  # fmt: skip
+    projections = [
+        m
+        for name, m in model.named_modules()
+        if isinstance(m, nn.Linear)
+        and m.in_features == 24
+        and name.endswith(("attention.output.dense", "attention.o_proj", "attention.out_proj"))
+    ]
     assert len(projections) == 3
     with torch.no_grad():
         for layer, head in muted:
@@ -105,15 +118,18 @@ def test_gmar_weights_go_straight_in(vit, images):
     assert metrics.head_ablation(vit, images, weights).scores.shape == (2, 10)
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda v, x: metrics.head_ablation(v, x, torch.rand(2, 3)), "(B, L, H)"),
-    (lambda v, x: metrics.head_ablation(v, x, torch.rand(2, 3, 3), order="up"), "'most', 'least'"),
-    (lambda v, x: metrics.head_ablation(v, x, torch.rand(2, 4, 3)), "3 attention calls"),
-    (lambda v, x: metrics.head_ablation(v, x, torch.rand(2, 2, 3)), "2 layers of 3 heads"),
-    (lambda v, x: metrics.head_ablation(v, x, torch.rand(2, 3, 4)), "has 3 heads"),
-    (lambda v, x: metrics.head_effects(nn.Sequential(nn.Flatten(), nn.Linear(3072, 4)), x), "0 attention calls"),
-    (lambda v, x: next(metrics.randomized(nn.Linear(2, 2))), "no list of blocks"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda v, x: metrics.head_ablation(v, x, torch.rand(2, 3)), "(B, L, H)"),
+        (lambda v, x: metrics.head_ablation(v, x, torch.rand(2, 3, 3), order="up"), "'most', 'least'"),
+        (lambda v, x: metrics.head_ablation(v, x, torch.rand(2, 4, 3)), "3 attention calls"),
+        (lambda v, x: metrics.head_ablation(v, x, torch.rand(2, 2, 3)), "2 layers of 3 heads"),
+        (lambda v, x: metrics.head_ablation(v, x, torch.rand(2, 3, 4)), "has 3 heads"),
+        (lambda v, x: metrics.head_effects(nn.Sequential(nn.Flatten(), nn.Linear(3072, 4)), x), "0 attention calls"),
+        (lambda v, x: next(metrics.randomized(nn.Linear(2, 2))), "no list of blocks"),
+    ],
+)
 def test_errors_say_what_was_wrong(vit, images, call, message):
     with pytest.raises(ValueError, match=message.replace("(", r"\(").replace(")", r"\)")):
         call(vit, images)
