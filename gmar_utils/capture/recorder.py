@@ -84,10 +84,8 @@ class Recorder(TorchFunctionMode):
         return logits
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        replaced = _REPLACED.get(func)
-        if replaced is not None:
-            return replaced(self, func, *args, **(kwargs or {}))
-        return func(*args, **kwargs) if kwargs else func(*args)
+        run = partial(_REPLACED[func], self, func) if func in _REPLACED else func
+        return run(*args, **(kwargs or {}))
 
     # What the functions and hooks see, in the order of a forward pass ---------------------------------------------
 

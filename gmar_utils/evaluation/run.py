@@ -116,7 +116,7 @@ def evaluate(
             "weights_sha256": weights_sha256(vit),
             "state_sha256": state_sha256(vit.model),
             "input": list(pixel_values.shape[1:]),
-            "preprocessing": _preprocessing(vit.processor),
+            "preprocessing": json.loads(vit.processor.to_json_string()),
             "device": pixel_values.device.type,
             "dtype": str(pixel_values.dtype),
             "precision": found,
@@ -227,12 +227,6 @@ def _labels(vit, logits, records):
     if "targets" in records[0]:
         return best_target(logits, [r["targets"] for r in records])
     return resolve_target(vit.model, logits, torch.tensor([int(r["label"]) for r in records]))
-
-
-def _preprocessing(processor):
-    """Everything that the processor does to a picture."""
-    found = processor.to_dict() if hasattr(processor, "to_dict") else getattr(processor, "__dict__", {})
-    return {"kind": processor} | {k: v for k, v in found.items() if not k.startswith("_") and not callable(v)}
 
 
 def _sample(record_of, chosen, count=8):

@@ -15,10 +15,8 @@ def saco(
     target: Target = None,
     *,
     groups: int = 10,
-    score: str = "probability",
     grid: tuple[int, int] | None = None,
-    batch_size: int = 64,
-    precision: str = "float32",
+    **forward: object,
 ) -> torch.Tensor:
     """Salience-guided consistency (B,) in [−1, 1], higher is better [wu2024saco].
 
@@ -34,12 +32,10 @@ def saco(
         maps: (B, R, C), or (B, height, width), averaged per patch.
         target: None (the class predicted on the full image) | int | (B,).
         groups: K; fewer where there are fewer patches.
-        score: "probability" | "logit".
         grid: as `removal`.
-        batch_size: images in a forward pass.
-        precision: as `forwards.evaluating`.
+        **forward: score, batch_size and precision, as `forwards.row_scores`.
     """
-    pixel_values = check_input(model, pixel_values, batch_size, score)
+    pixel_values = check_input(model, pixel_values)
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 2:
         raise ValueError(f"groups must be a whole number of at least 2, got {groups!r}.")
     fill = baseline_named("mean")
@@ -51,7 +47,7 @@ def saco(
         return model(fill(pixel_values[image], on_pixels(shown, y, x)))
 
     steps = means.shape[1] + 1
-    scores, _ = row_scores(model, pixel_values, target, steps, score, batch_size, run, precision)
+    scores, _ = row_scores(model, pixel_values, target, steps, run, **forward)
     return consistency(means, scores[:, :1] - scores[:, 1:])
 
 

@@ -117,12 +117,10 @@ def masked_scores(
     maps: torch.Tensor,
     target: Target = None,
     *,
-    score: str = "probability",
     masking: str = "multiply",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    batch_size: int = 64,
-    precision: str = "float32",
+    **forward: object,
 ) -> Masked:
     """Scores before and after masking the image by its map: what Average Drop and Increase are computed from.
 
@@ -131,16 +129,14 @@ def masked_scores(
         pixel_values: (B, channels, height, width).
         maps: (B, height, width) in [0, 1], or (B, R, C), brought to image size bilinearly and to [0, 1] by min–max.
         target: None (the class predicted on the full image) | int | (B,).
-        score: "probability" | "logit".
         masking: "multiply" in normalised space | "raw": towards black in RGB (needs the processor's mean and std)
             | "top": keep the top half of the patches, zero the rest: the same coverage for all [wang2020scorecam].
         mean: per channel, for "raw".
         std: per channel, for "raw".
-        batch_size: images in a forward pass.
-        precision: as `forwards.evaluating`.
+        **forward: score, batch_size and precision, as `forwards.row_scores`.
     """
     choice("masking", masking, ("multiply", "raw", "top"))
-    pixel_values = check_input(model, pixel_values, batch_size, score)
+    pixel_values = check_input(model, pixel_values)
     maps = checked_maps(maps, pixel_values)
     if masking == "top":
         values, y, x = unit_values(maps, pixel_values, model)
@@ -162,7 +158,7 @@ def masked_scores(
     def run(image, step):
         return model(versions[image, step])
 
-    scores, about = row_scores(model, pixel_values, target, 2, score, batch_size, run, precision)
+    scores, about = row_scores(model, pixel_values, target, 2, run, **forward)
     protocol = Protocol("drop and increase", masking=masking, **about)
     return Masked(scores[:, 0], scores[:, 1], 100 * keep.float().mean((1, 2)), protocol)
 
@@ -244,14 +240,12 @@ def removal(
     target: Target = None,
     *,
     order: str,
-    score: str = "probability",
     baseline: Baseline = "zero",
     steps: int | str | None = None,
     unit: str = "patch",
     grid: tuple[int, int] | None = None,
-    batch_size: int = 64,
     seed: int = 0,
-    precision: str = "float32",
+    **forward: object,
 ) -> Curve:
     """The curve behind `insertion` and `deletion`, and what both take.
 
@@ -261,18 +255,16 @@ def removal(
         maps: (B, R, C), ordered as they are, or (B, height, width), averaged per patch; ties keep reading order.
         target: None (the class predicted on the full image) | int | (B,).
         order: "insert": the most relevant appear first | "most" | "least": they are removed first.
-        score: "probability" | "logit".
         baseline: "zero" in normalised space | "blur" (RISE's; at 64 px it keeps most of the score) | "mean" of each
             image | "linear": ROAD's noisy imputation, drawn with `seed` (slow: one solve an image and step)
             | a function (x (b, channels, height, width), shown (b, height, width) bool) → x with the rest replaced.
         steps: a number S (default min(R·C, 32)), equal numbers of patches each | "patch": one at a time.
         unit: "patch" | "pixel", as RISE orders.
         grid: (R, C); needed only for full-size maps of a model without a strided Conv2d.
-        batch_size: images in a forward pass.
         seed: of "linear".
-        precision: as `forwards.evaluating`.
+        **forward: score, batch_size and precision, as `forwards.row_scores`.
     """
-    pixel_values, inserting = check_input(model, pixel_values, batch_size, score), order == "insert"
+    pixel_values, inserting = check_input(model, pixel_values), order == "insert"
     fill = baseline_named(baseline, seed)
     values, y, x = unit_values(checked_maps(maps, pixel_values), pixel_values, model, unit, grid)
     place, units = ranks(values, descending=order != "least"), values[0].numel()
@@ -283,7 +275,7 @@ def removal(
         shown = (place[image] < counts[step, None, None]) == inserting
         return model(fill(pixel_values[image], on_pixels(shown, y, x)))
 
-    scores, about = row_scores(model, pixel_values, target, steps + 1, score, batch_size, run, precision)
+    scores, about = row_scores(model, pixel_values, target, steps + 1, run, **forward)
     fractions = (counts / units).to(scores.dtype)
     full, empty = (scores[:, -1], scores[:, 0]) if inserting else (scores[:, 0], scores[:, -1])
     protocol = Protocol(

@@ -16,18 +16,9 @@ SCORES = ("probability", "logit")
 Target = int | Sequence[int] | torch.Tensor | None  # None: the class predicted on the full image; else one, or (B,)
 
 
-def check_input(model: nn.Module, pixel_values: torch.Tensor, batch_size: int, score: str) -> torch.Tensor:
-    """The pixel values as `check_pixel_values` gives them; ValueError for any of the four that is none.
-
-    Args:
-        model: classifier.
-        pixel_values: (B, channels, height, width).
-        batch_size: images in a forward pass, at least 1.
-        score: "probability" | "logit".
-    """
-    choice("score", score, SCORES)
+def check_input(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
+    """The pixel values as `check_pixel_values` gives them; ValueError for those, or a model, that is none."""
     check_model(model)
-    check_whole("batch_size", batch_size)
     return check_pixel_values(pixel_values, model)
 
 
@@ -92,9 +83,10 @@ def row_scores(
     pixel_values: torch.Tensor,
     target: Target,
     steps: int,
-    score: str,
-    batch_size: int,
     run: Callable[[torch.Tensor, torch.Tensor], object],
+    *,
+    score: str = "probability",
+    batch_size: int = 64,
     precision: str = "float32",
 ) -> tuple[torch.Tensor, dict]:
     """The target's score of every image at every step: one long batch of rows, made part by part.
@@ -104,14 +96,16 @@ def row_scores(
         pixel_values: (B, channels, height, width).
         target: None (the class predicted on the full image) | int | (B,).
         steps: S.
+        run: (image, step), numbers (b,) of such rows → what the model gives for them.
         score: "probability" | "logit".
         batch_size: rows in a forward pass.
-        run: (image, step), numbers (b,) of such rows → what the model gives for them.
         precision: as `evaluating`.
 
     Returns:
         Scores (B, S), and what a protocol says of them: score, target, precision, images.
     """
+    choice("score", score, SCORES)
+    check_whole("batch_size", batch_size)
     rows = torch.arange(len(pixel_values) * steps, device=pixel_values.device)
     with evaluating(model, pixel_values, precision) as found:
         ids = _resolved(model, pixel_values, target, batch_size)

@@ -19,9 +19,8 @@ def head_ablation(
     target: Target = None,
     *,
     order: str = "most",
-    score: str = "probability",
-    batch_size: int = 64,
     seed: int = 0,
+    **forward: object,
 ) -> Curve:
     """The target's score against the number of muted heads, (B, S+1): S heads in all, muted one after the other.
 
@@ -35,12 +34,11 @@ def head_ablation(
         importance: (B, L, H), such as gradient norms ‖G‖: heads are ordered over the whole network.
         target: None (the predicted class) | int | (B,).
         order: "most" | "least" | "random", drawn with `seed`.
-        score: "probability" | "logit".
-        batch_size: images in a forward pass.
         seed: of the random order.
+        **forward: score, batch_size and precision, as `forwards.row_scores`.
     """
     choice("order", order, ("most", "least", "random"))
-    pixel_values = check_input(model, pixel_values, batch_size, score)
+    pixel_values = check_input(model, pixel_values)
     importance = torch.as_tensor(importance).float()
     if importance.ndim != 3 or len(importance) != len(pixel_values) or not bool(importance.isfinite().all()):
         raise ValueError(
@@ -55,7 +53,7 @@ def head_ablation(
         with MutedHeads(turn[image] >= count[:, None, None]):
             return module(pixel_values[image])
 
-    scores, about = row_scores(module, pixel_values, target, steps + 1, score, batch_size, run)
+    scores, about = row_scores(module, pixel_values, target, steps + 1, run, **forward)
     fractions = torch.linspace(0, 1, steps + 1, device=scores.device, dtype=scores.dtype)
     seed = seed if order == "random" else None
     protocol = Protocol("head ablation", order=order, steps=steps, unit="head", seed=seed, **about)
@@ -63,10 +61,12 @@ def head_ablation(
 
 
 def head_effects(
-    model: nn.Module, pixel_values: torch.Tensor, target: Target = None, *, score: str = "logit", batch_size: int = 64
+    model: nn.Module, pixel_values: torch.Tensor, target: Target = None, **forward: object
 ) -> torch.Tensor:
-    """|Δy| (B, L, H): how far the target's score moves when each head alone is muted. Arguments as `head_ablation`."""
-    pixel_values = check_input(model, pixel_values, batch_size, score)
+    """|Δy| (B, L, H): how far the target's score moves when each head alone is muted.
+
+    Arguments as `head_ablation`; score="logit" is the default here."""
+    pixel_values = check_input(model, pixel_values)
     module = unwrap(model)
     with evaluating(module, pixel_values), MutedHeads() as counted:
         module(pixel_values[:1])
@@ -78,7 +78,7 @@ def head_effects(
         with MutedHeads(keep[head]):
             return module(pixel_values[image])
 
-    scores, _ = row_scores(module, pixel_values, target, len(keep), score, batch_size, run)
+    scores, _ = row_scores(module, pixel_values, target, len(keep), run, **{"score": "logit"} | forward)
     return (scores[:, :-1] - scores[:, -1:]).abs().unflatten(1, (depth, heads))
 
 
