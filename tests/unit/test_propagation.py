@@ -264,7 +264,7 @@ def test_a_model_whose_layers_were_changed_after_the_trace_is_refused():
 
 
 def test_layers_are_named():
-    with pytest.raises(ValueError, match="all, input, upper"):
+    with pytest.raises(ValueError, match="layers must be one of 'all', 'input', 'upper', got 2"):
         explain(build("vit"), images("vit"), "libra", layers=2)
 
 
