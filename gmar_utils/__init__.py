@@ -22,13 +22,13 @@ __all__ = [
     "trace",
     "trust",
 ]
-LAZY = {"evaluate": "evaluation", "trust": "trustcard", "TrustCard": "trustcard"}  # what it is: where
+_LATER = {"evaluate": "evaluation", "trust": "trustcard", "TrustCard": "trustcard"}
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     """What needs pandas, scipy, datasets or matplotlib is imported at first use, not by `import gmar_utils`."""
-    if name in LAZY:
-        return getattr(importlib.import_module(f".{LAZY[name]}", __name__), name)
-    if importlib.util.find_spec(f"{__name__}.{name}"):
+    if name in _LATER:
+        return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
+    if importlib.util.find_spec(f".{name}", __name__):
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

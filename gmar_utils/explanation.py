@@ -98,15 +98,11 @@ class Explanation:
             ValueError: For an ending that is neither.
         """
         path = Path(path)
-        if path.suffix.lower() == ".npy":
-            with atomic(path) as temporary:
-                np.save(temporary, self.on_photo.numpy())
-            return
-        if path.suffix.lower() not in Image.registered_extensions():
+        kind = path.suffix.lower()
+        if kind != ".npy" and kind not in Image.registered_extensions():
             raise ValueError(f"save writes a picture such as 'why.png', or the map as 'why.npy'; got {str(path)!r}.")
-        picture = self.picture()
         with atomic(path) as temporary:
-            picture.save(temporary)
+            np.save(temporary, self.on_photo.numpy()) if kind == ".npy" else self.picture().save(temporary)
 
     def __repr__(self) -> str:
         rows, columns = self.map.shape

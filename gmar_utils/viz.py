@@ -30,13 +30,9 @@ METHOD_STYLE = {m.name: Style(m.color, order) for order, m in enumerate(METHODS.
 def style(label: str) -> Style:
     """The style of a method or of a variant of it: 'gmar', 'gmar-l2' and 'GMAR (L2)' look alike."""
     words = label.lower().replace(" ", "-")
-    known = {name: name for name in METHOD_STYLE} | {
-        METHODS[n].title.lower().replace(" ", "-"): n for n in METHOD_STYLE
-    }
-    for start in sorted(known, key=len, reverse=True):
-        if words.startswith(start):
-            return METHOD_STYLE[known[start]]
-    return Style("#000000", len(METHOD_STYLE))
+    names = {start: n for n, m in METHODS.items() for start in (n, m.title.lower().replace(" ", "-"))}
+    found = max(filter(words.startswith, names), key=len, default=None)
+    return METHOD_STYLE[names[found]] if found else Style("#000000", len(METHOD_STYLE))
 
 
 def title_of(method: str) -> str:
@@ -81,12 +77,10 @@ def overlay(ax, photo, map=None, title: str | None = None, *, contour: bool = Tr
     ax.imshow(pixels if map is None else blend(photo, map, signed=signed), interpolation="bilinear")
     height, width = pixels.shape[:2]
     if map is not None and contour:
-        values = _map(map)
-        r, c = values.shape
+        values, place = _map(map), (-0.5, width - 0.5, -0.5, height - 0.5)
         if np.nanmin(values) < 0.5 < np.nanmax(values):
-            x, y = (np.arange(c) + 0.5) * width / c - 0.5, (np.arange(r) + 0.5) * height / r - 0.5
-            line = "black" if signed else "white"
-            ax.contour(x, y, np.nan_to_num(values), levels=[0.5], colors=line, linewidths=1.2)
+            style = {"colors": "black" if signed else "white", "linewidths": 1.2}
+            ax.contour(np.nan_to_num(values), levels=[0.5], origin="lower", extent=place, **style)
     ax.set(xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     ax.spines[:].set_visible(False)
     if title:

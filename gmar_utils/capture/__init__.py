@@ -2,5 +2,3 @@
 
 from .target import probability
 from .tracing import Trace, trace
-
-__all__ = ["Trace", "probability", "trace"]

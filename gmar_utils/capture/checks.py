@@ -1,6 +1,6 @@
 """What goes in, checked before anything runs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -22,6 +22,18 @@ def check_model(model) -> None:
             f"{type(model).__name__} was made under torch.inference_mode(), so that no gradient can pass through its "
             "weights. Make it outside of that context."
         )
+
+
+def choice(name: str, value: object, allowed: Iterable) -> None:
+    """ValueError, naming what there is, unless `value` is one of `allowed`."""
+    if not any(value is a or type(value) is type(a) and value == a for a in allowed):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
+
+
+def check_whole(name: str, value: object) -> None:
+    """ValueError unless `value` is a whole number of at least 1; 2.0 and True are none."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
 
 
 def check_pixel_values(pixel_values, model: nn.Module | None = None) -> torch.Tensor:

@@ -2,8 +2,8 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -51,18 +51,19 @@ class Recorder(TorchFunctionMode):
     def forward(self, model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
         """Logits (B, K). ValueError says why a model's attention cannot be rolled out, or its layout is not known."""
         self.name, self.batch = type(model).__name__, len(pixel_values)
-        self.layouts, self.shape = _LAYOUTS.setdefault(model, {}), (*pixel_values.shape[1:], self.prefix_tokens)
-        handles = []
+        self.words = pixel_values.shape[1] if pixel_values.ndim == 2 else 0
         try:
-            for i, block in enumerate(self.blocks):
-                handles.append(block.register_forward_pre_hook(mine(partial(self._enter, i)), with_kwargs=True))
-                handles.append(block.register_forward_hook(mine(partial(self._leave, i))))
-            for module in filter(is_norm, parts(self.blocks[-1]) if self.blocks else ()):
-                handles.append(module.register_forward_hook(mine(self._norm)))
-            for module in filter(is_norm, parts(model, without=self.blocks)):
-                handles.append(module.register_forward_hook(mine(self._final_norm)))
-            with self:
-                output = model(pixel_values)
+            with ExitStack() as stack:
+                for i, block in enumerate(self.blocks):
+                    enter, leave = mine(partial(self._enter, i)), mine(partial(self._leave, i))
+                    stack.callback(block.register_forward_pre_hook(enter, with_kwargs=True).remove)
+                    stack.callback(block.register_forward_hook(leave).remove)
+                for module in filter(is_norm, parts(self.blocks[-1]) if self.blocks else ()):
+                    stack.callback(module.register_forward_hook(mine(self._norm)).remove)
+                for module in filter(is_norm, parts(model, without=self.blocks)):
+                    stack.callback(module.register_forward_hook(mine(self._final_norm)).remove)
+                with self:
+                    output = model(pixel_values)
         except (AssertionError, AttributeError, KeyError, TypeError) as error:  # timm asserts its input's size
             raise ValueError(
                 f"{self.name} does not run on pixel values of {tuple(pixel_values.shape)} ({type(error).__name__}: "
@@ -73,9 +74,6 @@ class Recorder(TorchFunctionMode):
             if self.join and (self.elsewhere or self.again):  # what is behind the blocks meets another batch
                 raise self._no_chain("it attends outside of its blocks") from error
             raise
-        finally:
-            for handle in handles:
-                handle.remove()
         logits = logits_of(output)
         self._check(model)
         if not bool(logits.isfinite().all()):
@@ -86,10 +84,8 @@ class Recorder(TorchFunctionMode):
         return logits
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        replaced = _REPLACED.get(func)
-        if replaced is not None:
-            return replaced(self, func, *args, **(kwargs or {}))
-        return func(*args, **kwargs) if kwargs else func(*args)
+        run = partial(_REPLACED[func], self, func) if func in _REPLACED else func
+        return run(*args, **(kwargs or {}))
 
     # What the functions and hooks see, in the order of a forward pass ---------------------------------------------
 
@@ -107,9 +103,8 @@ class Recorder(TorchFunctionMode):
         if torch.is_inference_mode_enabled():
             raise ValueError(f"{self.name} runs under torch.inference_mode(), which no gradient passes; use no_grad().")
         torch.set_grad_enabled(True)
-        known = self.shape in self.layouts
-        self.embeddings.append(output if known else output.detach().requires_grad_())  # a leaf for `_in_reading_order`
-        return output if known else self.embeddings[-1].clone()  # a model may change its tensors in place, but no leaf
+        self.embeddings.append(output.detach().requires_grad_())  # a leaf for `_in_reading_order`
+        return self.embeddings[-1].clone()  # a model may change its tensors in place, but no leaf
 
     def _enter(self, index, module, args, kwargs):
         if not self.entered:
@@ -125,9 +120,9 @@ class Recorder(TorchFunctionMode):
     def _locate(self, tokens):
         """Prefix tokens and grid of the tokens that enter the first block."""
         count = tokens.shape[1]
-        if self.grid is None and len(self.shape) == 2:  # of words: [CLS], then a row of tokens as they came in
+        if self.grid is None and self.words:  # [CLS], then a row of tokens as they came in
             self.prefix_tokens = 1 if self.prefix_tokens is None else self.prefix_tokens
-            self.grid, self.given = (1, self.shape[0] - self.prefix_tokens), True
+            self.grid, self.given = (1, self.words - self.prefix_tokens), True
         if self.grid is None:
             if not self.embeddings or self.embeddings[-1].ndim != 4:
                 raise ValueError(
@@ -143,17 +138,12 @@ class Recorder(TorchFunctionMode):
                 f"grid make {prefix + rows * columns}. Pass prefix_tokens= and grid=(rows, columns) that fit."
             )
         self.prefix_tokens = prefix
-        if self.given:
-            return
-        if self.shape not in self.layouts and not self._in_reading_order(tokens):
+        if not self.given and not self._in_reading_order(tokens):
             raise ValueError(
                 f"The {count} tokens of {self.name} are not {prefix} prefix tokens and then the {rows}×{columns} "
                 "patches in reading order. Pass prefix_tokens= and grid=(rows, columns) if they are; no map can be "
                 "laid out otherwise."
             )
-        if self.layouts.setdefault(self.shape, (prefix, self.grid)) != (prefix, self.grid):
-            self.layouts.clear()
-            raise ValueError(f"The tokens of {self.name} are others than before. If it was changed, call it again.")
 
     def _in_reading_order(self, tokens):
         """Whether the prefix holds no patch, and the first row's ends and the last token hold just their own."""
@@ -178,8 +168,7 @@ class Recorder(TorchFunctionMode):
             return func(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, **options)
         scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-2, -1)
         if is_causal:
-            causal = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-            scores = scores.masked_fill(~causal, -torch.inf)
+            attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
         if attn_mask is not None:
             allowed = attn_mask.dtype == torch.bool
             scores = scores.masked_fill(~attn_mask, -torch.inf) if allowed else scores + attn_mask
@@ -286,8 +275,6 @@ class Recorder(TorchFunctionMode):
         )
 
 
-# Checked once a model and input shape: {model: {(channels, height, width, prefix given): (prefix tokens, grid)}}
-_LAYOUTS: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
 _REPLACED = {
     F.scaled_dot_product_attention: Recorder._attend,
     F.multi_head_attention_forward: Recorder._multi_head,

@@ -54,23 +54,20 @@ def settled(model: nn.Module) -> Iterator[list[nn.Module]]:
     with _lock(blocks[0] if blocks else model), ExitStack() as stack:
         training = [m for m in modules if m.training]
         weights = [p for m in modules for p in m._parameters.values() if p is not None and p.requires_grad]
-        stack.callback(_put_back, training, weights)
-        for module in training:
-            module.training = False
-        for weight in weights:
-            weight.requires_grad = False
+
+        def switch(on):
+            for module in training:
+                module.training = on
+            for weight in weights:
+                weight.requires_grad = on
+
+        stack.callback(switch, True)
+        switch(False)
         _choose_attention(modules, stack)
         if any(m._compiled_call_impl for m in modules) or any(k.__name__ == "OptimizedModule" for k in kinds):
             stack.enter_context(_EAGER)  # the stance is the process's, not the model's
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield blocks
-
-
-def _put_back(training, weights):
-    for module in training:
-        module.training = True
-    for weight in weights:
-        weight.requires_grad = True
 
 
 def _choose_attention(modules, stack):

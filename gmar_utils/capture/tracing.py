@@ -60,7 +60,11 @@ class Trace:
         self.logits, self.prefix_tokens, self.grid = logits.detach(), recorder.prefix_tokens, recorder.grid
         self.target = resolve_target(self.model, logits, self._wanted)
         self.against = against(logits, self._wanted)
-        return class_score(logits, self.target, self.against)
+        return self.score_of(logits)
+
+    def score_of(self, logits: torch.Tensor, images: slice | torch.Tensor = slice(None)) -> torch.Tensor:
+        """y (b,) of what is asked about these images, from their logits (b, K)."""
+        return class_score(logits, self.target[images], None if self.against is None else self.against[images])
 
     @once
     def gradients(self) -> tuple[torch.Tensor, ...]:

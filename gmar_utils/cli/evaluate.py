@@ -12,8 +12,7 @@ from ..evaluation import DEFAULT_METHODS, METRICS, evaluate
 from ..evaluation.measures import FAITHFULNESS, LOCALIZATION, OPTIONS, TWO_OBJECTS, checked_options
 from ..evaluation.pairs import known
 from ..evaluation.provenance import shown
-from ..evaluation.variants import functions, specified
-from ..methods import METHODS
+from ..evaluation.variants import bound_methods
 from ..model import load_model
 from . import types
 
@@ -57,7 +56,7 @@ def main(args) -> int:
     """`gmar evaluate`."""
     state = PartialState(cpu=not torch.cuda.is_available())
     methods, protocol = parse_methods(args.methods), parse_protocol(args.protocol)
-    functions(specified(methods), args.seed), checked_options(protocol)  # what is wrong is said before the model loads
+    bound_methods(methods), checked_options(protocol)  # what is wrong is said before the model loads
     device = str(state.device) if state.num_processes > 1 else "auto"
     vit = load_model(args.model, image_size=args.image_size, device=device)
     summary = evaluate(
@@ -95,8 +94,6 @@ def parse_methods(words: list[str] | None) -> dict:
     methods = {}
     for word in words or DEFAULT_METHODS:
         name, _, options = word.partition(":")
-        if word not in DEFAULT_METHODS and name not in METHODS:
-            raise ValueError(f"Unknown method {name!r}; there are {', '.join([*DEFAULT_METHODS, *METHODS])}.")
         words = re.split(r",(?=\w+=)", options) if options else []
         methods[word] = DEFAULT_METHODS.get(word) or (name, _options(words, "method"))
     return methods

@@ -5,6 +5,7 @@ import csv
 import os
 from pathlib import Path
 
+from ..files import atomic
 from . import types
 from .output import plain_cell, printable, say
 
@@ -46,7 +47,11 @@ def main(args: argparse.Namespace) -> int:
     _make_folder(args.out)
     rows = _explained(photos, args, problems) if photos else []
     if rows:
-        _write_table(args.out / "explanations.csv", rows)
+        with (
+            atomic(args.out / "explanations.csv") as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as file,
+        ):
+            csv.writer(file).writerows([COLUMNS, *([plain_cell(cell) for cell in row] for row in rows)])
         say(f"{len(rows)} explained, in {args.out}")
     for problem in dict.fromkeys(map(printable, problems)):
         say(f"gmar explain: {problem}", error=True)
@@ -110,13 +115,6 @@ def _make_folder(path):
     path.mkdir(parents=True, exist_ok=True)
     if not os.access(path, os.W_OK):
         raise ValueError(f"The folder {str(path)!r} cannot be written to.")
-
-
-def _write_table(path, rows):
-    from ..files import atomic
-
-    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([COLUMNS, *([plain_cell(cell) for cell in row] for row in rows)])
 
 
 def _unused(stem, names):

@@ -14,21 +14,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the logits, every layer's attention and the class's gradient with respect to it: for browsers, phones, C++. "
         "The graph is compared with PyTorch before its weights are rounded."
     )
-    parser.add_argument("model", metavar="MODEL", help="bundled name, folder or hub id")
-    parser.add_argument("out", metavar="OUT", type=Path, help="the .onnx file to write")
-    parser.add_argument(
-        "--image-size",
-        type=types.image_size,
-        metavar="N|HxW",
-        help="pixels: 224, or 112x168 (default: 8 x 8 patches for DINOv2, else the model's own)",
-    )
-    parser.add_argument(
-        "--bits",
-        type=int,
-        choices=(8, 16, 32),
-        default=8,
-        help="of the weight matrices (default: %(default)s, with a scale for each output channel)",
-    )
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="bundled name, folder or hub id")
+    add("out", metavar="OUT", type=Path, help="the .onnx file to write")
+    size = "pixels: 224, or 112x168 (default: 8 x 8 patches for DINOv2, else the model's own)"
+    add("--image-size", type=types.image_size, metavar="N|HxW", help=size)
+    bits = "of the weight matrices (default: %(default)s, with a scale for each output channel)"
+    add("--bits", type=int, choices=(8, 16, 32), default=8, help=bits)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=types.positive, default=64, help="pictures in a forward pass (default: %(default)s)")
     add("--book", default="", help="address of the book, for the links to its chapters (default: relative links)")
     add("--out", type=Path, default=Path("trust.html"), help="the page (default: %(default)s); work is kept beside it")
+    parser.set_defaults(seed=0)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -73,10 +74,7 @@ def _records(args, vit):
         raise ValueError(f"--data takes {', '.join(SETS)} or a folder, got {args.data!r}.")
     import numpy as np
 
-    from .. import data
+    from .evaluate import DATA
 
-    if args.data == "voc2012":
-        found = data.voc2012(args.source, classes=len(vit.labels))
-    else:
-        found = data.shapes(args.limit) if args.data == "shapes" else data.tiny_imagenet("valid", args.source)
+    found = DATA[args.data](args, vit)
     return [found[int(i)] for i in np.sort(np.random.default_rng(0).permutation(len(found))[: args.limit])]

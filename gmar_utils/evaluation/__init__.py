@@ -4,5 +4,3 @@ from .measures import METRICS, Measure
 from .run import evaluate
 from .summary import Summary
 from .variants import DEFAULT_METHODS
-
-__all__ = ["DEFAULT_METHODS", "METRICS", "Measure", "Summary", "evaluate"]

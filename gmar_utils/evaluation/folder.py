@@ -8,13 +8,12 @@ refused, and no other file is needed to go on.
 import hashlib
 import io
 import json
-import os
-import uuid
 import warnings
 import zlib
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock
 
 from ..files import atomic
 from .provenance import shown
@@ -33,21 +32,17 @@ def claim(folder: Path, settings: dict, files: list[Path]) -> None:
         (folder / "parts").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"{shown(str(folder))!r} cannot be used as the folder of a run ({error.strerror}).") from error
-    file, text = folder / "run.json", json.dumps(settings, indent=1)
-    before = _settings(file)
-    if before is None:
-        for part in files:  # blocks whose run.json is lost or damaged must be this run's
-            found = _header(part)
-            if found and found.get("settings") != digest(settings):
-                raise ValueError(
-                    f"{_name(part)} belongs to a run with other settings, whose run.json is missing or damaged. "
-                    + WAY_OUT
-                )
-        if file.exists():
-            warnings.warn(f"{_name(file)} is damaged; it is written again from this call's settings.", stacklevel=3)
-            write(file, text)
-        before = settings if _create(file, text) else _settings(file)
-    if changed := [k for k in {**settings, **(before or {})} if (before or {}).get(k) != settings.get(k)]:
+    file = folder / "run.json"
+    with FileLock(folder / "parts" / ".lock"):
+        before = _json(file.read_bytes()) if file.exists() else {}
+        if not before:
+            for part in files:  # blocks whose run.json is lost or damaged must be this run's
+                read_block(part, settings)
+            if file.exists():
+                warnings.warn(f"{_name(file)} is damaged; it is written again from this call's settings.", stacklevel=3)
+            write(file, json.dumps(settings, indent=1))
+            before = settings
+    if changed := [k for k in settings | before if before.get(k) != settings.get(k)]:
         raise ValueError(f"The folder {shown(str(folder))!r} holds a run with another {', '.join(changed)}. {WAY_OUT}")
 
 
@@ -58,14 +53,14 @@ def read_block(file: Path, settings: dict) -> tuple[pd.DataFrame, dict] | None:
     """
     if not file.exists():
         return None
-    header = _header(file)
-    if header and header["settings"] != digest(settings):
-        raise ValueError(f"{_name(file)} belongs to a run with other settings. {WAY_OUT}")
-    if header:
-        body = file.read_bytes().partition(b"\n")[2]
-        if zlib.crc32(body) == header["crc32"]:
+    head, _, body = file.read_bytes().partition(b"\n")
+    header = _json(head)
+    if header.keys() >= {"settings", "rows", "crc32", "protocol"}:
+        if header["settings"] != digest(settings):
+            raise ValueError(f"{_name(file)} belongs to a run with other settings. {WAY_OUT}")
+        if header["crc32"] == zlib.crc32(body):
             rows = pd.read_csv(io.BytesIO(body), keep_default_na=False, na_values=[""])
-            if len(rows) == header["rows"]:
+            if header["rows"] == len(rows):
                 return rows, header["protocol"]
     warnings.warn(f"{_name(file)} is damaged: this block is computed again.", stacklevel=3)
     return None
@@ -95,44 +90,13 @@ def digest(settings: dict) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _create(file, text):
-    """Whether `file` was made by this call: a link fails where another process was first."""
-    mine = file.with_name(f".{uuid.uuid4().hex}.{file.name}")
-    write(mine, text)
+def _json(text):
+    """The dictionary that bytes of JSON hold; {} where they are damaged."""
     try:
-        os.link(mine, file)
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without links
-        try:
-            with open(file, "x", encoding="utf-8") as stream:
-                stream.write(text)
-        except FileExistsError:
-            return False
-    finally:
-        mine.unlink()
-    return True
-
-
-def _settings(file):
-    """What run.json holds; None where it is missing or damaged."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) and found else None
-
-
-def _header(file):
-    """The first line of a block file; None where it is missing or damaged."""
-    try:
-        with open(file, "rb") as stream:
-            found = json.loads(stream.readline())
-    except (OSError, ValueError):
-        return None
-    needed = {"settings": str, "rows": int, "crc32": int, "protocol": dict}
-    whole = isinstance(found, dict) and all(isinstance(found.get(k), kind) for k, kind in needed.items())
-    return found if whole else None
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _name(file):

@@ -1,17 +1,20 @@
 """The metrics of `evaluate`: what each computes for a block of images, the columns it fills, and its options."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from .. import metrics
+from ..capture.checks import choice
 from ..capture.settling import once
-from ..metrics.faithfulness import SCORES, Protocol
-from ..metrics.forwards import choice
+from ..metrics.faithfulness import Protocol
+from ..metrics.forwards import SCORES
 from ..metrics.imputation import baseline_named
+from ..metrics.localization import check_threshold
 from ..model import Vit
 from ..photo import minmax, resize
 
@@ -42,11 +45,7 @@ def checked_options(given: dict | None = None, fields=()) -> dict:
         if allowed:
             choice(name, options[name], allowed)
     baseline_named(options["baseline"])
-    steps, threshold = options["steps"], options["threshold"]
-    if not (steps in (None, "patch") or isinstance(steps, int) and not isinstance(steps, bool) and steps >= 1):
-        raise ValueError(f"steps must be 'patch' or a whole number of at least 1, got {steps!r}.")
-    if threshold != "mean" and not (isinstance(threshold, int | float) and math.isfinite(threshold)):
-        raise ValueError(f"threshold must be a number or 'mean', got {threshold!r}.")
+    check_threshold(options["threshold"])
     options["target"] = options["target"] or ("label" if "mask" in fields else "predicted")
     return options
 
@@ -56,9 +55,9 @@ class Case:
     """A block of images and one method's maps of it: what a metric is computed from."""
 
     vit: Vit
-    forward: torch.nn.Module  # the model as the metrics' forwards call it
     options: dict
-    common: dict  # batch_size and precision of those forwards, and the seed
+    common: dict  # batch_size and precision of those forwards
+    seed: int
     pixel_values: torch.Tensor  # (B, channels, height, width)
     predicted: torch.Tensor  # (B,)
     target: torch.Tensor  # (B,)
@@ -82,28 +81,34 @@ class Case:
 
     @property
     def removal(self) -> dict:
-        return {k: self.options[k] for k in ("score", "baseline", "steps", "unit")}
+        return {k: self.options[k] for k in ("baseline", "steps", "unit")} | {"seed": self.seed}
 
     @property
     def scale(self) -> float:
         """Probabilities are printed ×100; logits as they are."""
         return 100 if self.options["score"] == "probability" else 1
 
-    def run(self, function: Callable, **options):
-        """A metric of the order of patches on this block's images, scores and targets."""
-        return function(self.forward, self.pixel_values, self.scores, self.target, **self.common, **options)
+    def run(self, function: Callable, maps: torch.Tensor | None = None, **options: object):
+        """A metric of forward passes on this block's images and targets; maps: the scores, unless others are given."""
+        common = {"score": self.options["score"]} | self.common
+        maps = self.scores if maps is None else maps
+        return function(self.vit.model, self.pixel_values, maps, self.target, **common, **options)
 
     def masks(self, field: str = "mask") -> list[torch.Tensor]:
         return [torch.as_tensor(np.array(r[field])) for r in self.records]
 
+    @once
+    def seen(self) -> tuple[list, list]:
+        """Maps and masks on the photos' pixels, void where the model did not look."""
+        return metrics.outside_is_void(self.on_photo, self.masks())
 
-@dataclass(frozen=True)
-class Found:
+
+class Found(NamedTuple):
     """A metric of one block: (B,) values of each column, those that no method changes, and how they were measured."""
 
     values: dict[str, torch.Tensor]
     protocol: Protocol
-    shared: dict[str, torch.Tensor]
+    shared: dict[str, torch.Tensor] = {}
 
 
 @dataclass(frozen=True)
@@ -125,31 +130,23 @@ class Measure:
 
 def _drop(case: Case, top: bool = False) -> Found:
     suffix, processor = "_top" if top else "", case.vit.processor
-    common = {k: v for k, v in case.common.items() if k != "seed"}
-    result = metrics.masked_scores(
-        case.forward,
-        case.pixel_values,
+    result = case.run(
+        metrics.masked_scores,
         case.scores if top else case.maps,
-        case.target,
-        score=case.options["score"],
         masking="top" if top else case.options["masking"],
         mean=getattr(processor, "image_mean", None),
         std=getattr(processor, "image_std", None),
-        **common,
     )
     values = {
         f"average_drop{suffix}": metrics.average_drop(result.full, result.masked, per_image=True),
         f"average_increase{suffix}": metrics.average_increase(result.full, result.masked, per_image=True),
     }
-    return Found(values if top else values | {"coverage": result.coverage}, result.protocol, {})
+    return Found(values if top else values | {"coverage": result.coverage}, result.protocol)
 
 
-def _curve(name):
-    def run(case: Case) -> Found:
-        curve = getattr(case, name)
-        return Found({name: case.scale * curve.auc}, curve.protocol, _kept(case, name, curve))
-
-    return run
+def _curve(case: Case, name: str) -> Found:
+    curve = getattr(case, name)
+    return Found({name: case.scale * curve.auc}, curve.protocol, _kept(case, name, curve))
 
 
 def _kept(case, column, curve):
@@ -159,13 +156,13 @@ def _kept(case, column, curve):
 
 def _srg(case: Case) -> Found:
     gain = case.insertion.auc - case.deletion.auc
-    return Found({"srg": case.scale * gain}, replace(case.insertion.protocol, metric="SRG"), {})
+    return Found({"srg": case.scale * gain}, replace(case.insertion.protocol, metric="SRG"))
 
 
 def _saco(case: Case) -> Found:
-    values = case.run(metrics.saco, score=case.options["score"])
-    protocol = Protocol("SaCo", case.options["score"], baseline="mean", unit="patch", groups=10)
-    return Found({"saco": 100 * values}, replace(protocol, precision=case.common["precision"]), {})
+    about = {"score": case.options["score"], "precision": case.common["precision"]}
+    protocol = Protocol("SaCo", baseline="mean", unit="patch", groups=10, **about)
+    return Found({"saco": 100 * case.run(metrics.saco)}, protocol)
 
 
 def _road(case: Case) -> Found:
@@ -178,35 +175,26 @@ def _road(case: Case) -> Found:
 
 
 def _box(case: Case) -> Found:
-    on_photo = [m.nan_to_num(0) for m in case.on_photo]
-    boxes = [r["box"] for r in case.records]
-    values = {
-        "pointing_game": metrics.pointing_game(on_photo, boxes),
-        "energy_in_box": metrics.energy_in_box(on_photo, boxes),
-    }
-    return Found(values, Protocol("boxes", unit="photo pixel"), {})
+    found = [m.nan_to_num(0) for m in case.on_photo], [r["box"] for r in case.records]
+    values = {"pointing_game": metrics.pointing_game(*found), "energy_in_box": metrics.energy_in_box(*found)}
+    return Found(values, Protocol("boxes", unit="photo pixel"))
 
 
-def _masks(name):
-    def run(case: Case) -> Found:
-        options = case.options
-        on_photo, masks = metrics.outside_is_void(case.on_photo, case.masks())
-        if name == "average_precision":
-            return Found(
-                {name: metrics.average_precision(on_photo, masks, options["ap"])}, Protocol("AP", ap=options["ap"]), {}
-            )
-        found = metrics.counts(on_photo, masks, options["threshold"])
-        value = metrics.accuracy_of(found) if name == "pixel_accuracy" else metrics.iou_of(found, options["iou"])
-        protocol = Protocol(
-            "Pixel accuracy" if name == "pixel_accuracy" else "IoU",
-            threshold=options["threshold"],
-            iou=options["iou"] if name == "iou" else None,
-            aggregate=options["aggregate"],
-        )
-        # The counts go into the rows too: dataset-level figures are made of their sums.
-        return Found(dict(zip(COUNTS, found.T, strict=True)) | {name: value}, protocol, {})
+def _counted(case: Case, name: str) -> Found:
+    options = {k: case.options[k] for k in ("threshold", "aggregate")}
+    found = metrics.counts(*case.seen, options["threshold"])
+    if name == "iou":
+        options["iou"] = case.options["iou"]
+        value, protocol = metrics.iou_of(found, options["iou"]), Protocol("IoU", **options)
+    else:
+        value, protocol = metrics.accuracy_of(found), Protocol("Pixel accuracy", **options)
+    # The counts go into the rows too: dataset-level figures are made of their sums.
+    return Found(dict(zip(COUNTS, found.T, strict=True)) | {name: value}, protocol)
 
-    return run
+
+def _precision(case: Case) -> Found:
+    ap = case.options["ap"]
+    return Found({"average_precision": metrics.average_precision(*case.seen, ap)}, Protocol("AP", ap=ap))
 
 
 def _which(case: Case) -> Found:
@@ -228,16 +216,21 @@ METRICS: dict[str, Measure] = {
     m.name: m
     for m in (
         Measure("drop", _DROP, _drop),
-        Measure("insertion", {"insertion": ("Insertion", 1)}, _curve("insertion")),
-        Measure("deletion", {"deletion": ("Deletion", -1)}, _curve("deletion")),
+        Measure("insertion", {"insertion": ("Insertion", 1)}, partial(_curve, name="insertion")),
+        Measure("deletion", {"deletion": ("Deletion", -1)}, partial(_curve, name="deletion")),
         Measure("srg", {"srg": ("SRG", 1)}, _srg),
         Measure("saco", {"saco": ("SaCo", 1)}, _saco),
-        Measure("drop-top", _TOP, lambda case: _drop(case, top=True)),
+        Measure("drop-top", _TOP, partial(_drop, top=True)),
         Measure("road", _ROAD, _road),
         Measure("box", _BOX, _box, ("box",)),
-        Measure("pixel-accuracy", {"pixel_accuracy": ("Pixel accuracy", 1)}, _masks("pixel_accuracy"), ("mask",)),
-        Measure("iou", {"iou": ("IoU", 1)}, _masks("iou"), ("mask",)),
-        Measure("average-precision", {"average_precision": ("AP", 1)}, _masks("average_precision"), ("mask",)),
+        Measure(
+            "pixel-accuracy",
+            {"pixel_accuracy": ("Pixel accuracy", 1)},
+            partial(_counted, name="pixel_accuracy"),
+            ("mask",),
+        ),
+        Measure("iou", {"iou": ("IoU", 1)}, partial(_counted, name="iou"), ("mask",)),
+        Measure("average-precision", {"average_precision": ("AP", 1)}, _precision, ("mask",)),
         Measure("which", _TWO, _which, ("mask", "other")),
     )
 }
@@ -247,14 +240,16 @@ LOCALIZATION = ("pixel-accuracy", "iou", "average-precision")
 TWO_OBJECTS = ("which",)
 
 
-def default_metrics(fields) -> tuple[str, ...]:
-    """The metrics for records with these fields."""
-    return TWO_OBJECTS if "other" in fields else LOCALIZATION if "mask" in fields else FAITHFULNESS
+def checked_metrics(names: str | Iterable[str] | None, fields: set[str]) -> tuple[str, ...]:
+    """Names of METRICS; ValueError for one that does not exist, or that these records lack a field for.
 
-
-def checked_metrics(names, fields) -> tuple[str, ...]:
-    """Names of METRICS; ValueError for one that does not exist, or that these records lack a field for."""
-    names = (names,) if isinstance(names, str) else tuple(names) if names is not None else default_metrics(fields)
+    Args:
+        names: of METRICS; None: what the records allow.
+        fields: of a record.
+    """
+    if names is None:
+        names = TWO_OBJECTS if "other" in fields else LOCALIZATION if "mask" in fields else FAITHFULNESS
+    names = (names,) if isinstance(names, str) else tuple(names)
     for name in names:
         if name not in METRICS:
             raise ValueError(f"Unknown metric {name!r}; there are {', '.join(METRICS)}.")

@@ -10,11 +10,6 @@ from ..metrics.forwards import evaluating
 from ..model import Vit
 
 
-def are_pairs(record: dict) -> bool:
-    """Whether a record is a photo of two objects, as `data.voc_pairs` and `data.shape_pairs` give them."""
-    return "masks" in record and "groups" in record
-
-
 def question(pairs: Sequence[dict], number: int) -> dict:
     """Record number 2·photo + which: the photo with the mask and the classes of one object, and the other's."""
     photo, which = divmod(number, 2)

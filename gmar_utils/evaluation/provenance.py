@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -31,7 +31,7 @@ def provenance(**extra) -> dict:
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no", "--", *_CODE)),
         "gmar_utils": __version__,
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in packages},
+        "packages": {name: version(name) for name in packages},
         "device": describe_device(),
     }
     return record | extra
@@ -83,10 +83,3 @@ def _git(*arguments):
         return None
     run = subprocess.run(["git", *arguments], cwd=checkout, capture_output=True, text=True, check=False)
     return run.stdout.strip() if run.returncode == 0 else None
-
-
-def _version(name):
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

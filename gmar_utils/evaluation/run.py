@@ -5,11 +5,9 @@ started again computes only what is missing, and several processes need no more 
 maps of a block come from one trace where they share it; the metrics' forwards take the fast attention path.
 """
 
-import importlib.util
 import json
 import time
 import warnings
-import zlib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,23 +17,24 @@ import pandas as pd
 import torch
 import transformers
 from accelerate import PartialState
+from datasets.fingerprint import Hasher
 from tqdm import tqdm
 
 from .. import __version__
-from ..capture import trace
+from ..capture.checks import check_whole
 from ..capture.layout import logits_of
 from ..capture.target import resolve_target
 from ..data import best_target
-from ..methods.registry import in_batches, patch_scores, registered, scaled
+from ..methods.registry import registered, scaled, scores_of
 from ..metrics.faithfulness import step_count
-from ..metrics.forwards import choice, evaluating
+from ..metrics.forwards import evaluating
 from ..model import Vit
 from .folder import claim, digest, read_block, write, write_block
 from .measures import BASELINE, METRICS, Case, checked_metrics, checked_options
-from .pairs import are_pairs, question
+from .pairs import question
 from .provenance import describe_device, provenance, shown, state_sha256, weights_sha256
 from .summary import Summary, summarize
-from .variants import described, functions, specified, twins
+from .variants import bound_methods, described, twins
 
 
 def evaluate(
@@ -88,31 +87,26 @@ def evaluate(
     out = None if out is None else Path(out)
     if out is None and state.num_processes > 1:
         raise ValueError("Several processes share their rows through a folder: give out=.")
-    for name, value in {"limit": limit, "batch_size": batch_size, "block": block}.items():
-        if not (value is None and name == "limit" or isinstance(value, int) and value >= 1):
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
-    choice("precision", precision, ("auto", "float32"))
-    chosen = np.arange(len(data))
-    if limit is not None and limit < len(data):
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(data))[:limit])
+    for name, value in {"limit": 1 if limit is None else limit, "batch_size": batch_size, "block": block}.items():
+        check_whole(name, value)
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(data))[:limit])
     if not len(chosen):
         raise ValueError("There are no images to evaluate: the data hold no record.")
     record_of = data.__getitem__
-    if are_pairs(data[int(chosen[0])]):
+    if "groups" in data[int(chosen[0])]:  # photos of two objects
         record_of, chosen = partial(question, data), (2 * chosen[:, None] + np.arange(2)).ravel()
     first = record_of(int(chosen[0]))
-    methods, given = specified(methods), methods
     metrics, options = checked_metrics(metrics, set(first)), checked_options(protocol, set(first))
-    maps_of, pixel_values = functions(methods, seed), vit.preprocess([first["image"]])
+    maps_of, pixel_values = bound_methods(methods, seed), vit.preprocess([first["image"]])
     with evaluating(vit.model, pixel_values, precision) as found:
-        common = {"batch_size": batch_size, "precision": precision, "seed": seed}
+        common = {"batch_size": batch_size, "precision": precision}
     refused = _try(vit, pixel_values, maps_of, options)
-    if refused and (given is not None or len(refused) == len(methods)):
+    if refused and (methods is not None or len(refused) == len(maps_of)):
         label, error = next(iter(refused.items()))
         raise ValueError(f"method {label!r} failed on the first image: {error}") from error
     for label, error in refused.items():
         warnings.warn(f"Left out: {label}, which failed on the first image: {error}", stacklevel=2)
-        del methods[label], maps_of[label]
+        del maps_of[label]
     settings = described(
         {
             "gmar_utils": __version__,
@@ -122,24 +116,22 @@ def evaluate(
             "weights_sha256": weights_sha256(vit),
             "state_sha256": state_sha256(vit.model),
             "input": list(pixel_values.shape[1:]),
-            "preprocessing": _preprocessing(vit.processor),
+            "preprocessing": json.loads(vit.processor.to_json_string()),
             "device": pixel_values.device.type,
             "dtype": str(pixel_values.dtype),
             "precision": found,
             "data": data_name,
             "records": len(data),
-            "data_crc32": _sample_crc(record_of, chosen),
+            "data_sample": _sample(record_of, chosen),
             "images": len(chosen),
             "seed": seed,
             "block": block,
-            "methods": methods,
+            "methods": maps_of,
             "metrics": metrics,
             "protocol": options,
         }
     )
 
-    compile_it = vit.device.type == "cuda" and importlib.util.find_spec("triton") is not None
-    forward = torch.compile(vit.model) if compile_it else vit.model
     blocks = [chosen[i : i + block] for i in range(0, len(chosen), block)]
     files = [out / "parts" / f"{i:05d}.csv" for i in range(len(blocks))] if out else [None] * len(blocks)
     if out and state.is_main_process:
@@ -152,7 +144,7 @@ def evaluate(
     with tqdm(total=total, initial=total - left, unit="image", disable=None if state.is_main_process else True) as bar:
         for i in todo:
             numbered = [(int(k), record_of(int(k))) for k in blocks[i]]
-            done[i] = _run_block(vit, forward, maps_of, metrics, options, common, numbered)
+            done[i] = _run_block(vit, maps_of, metrics, options, common, seed, numbered)
             if out:
                 write_block(files[i], *done[i], settings)
             bar.update(len(blocks[i]))
@@ -163,7 +155,7 @@ def evaluate(
         if lost := [files[i].name for i, found in done.items() if found is None]:
             raise ValueError(f"Block files are missing or damaged: {', '.join(lost)}. Call again to compute them.")
     rows = pd.concat([done[i][0] for i in range(len(blocks))], ignore_index=True)
-    table = summarize(rows, list(methods), options, twins(methods), seed)
+    table = summarize(rows, list(maps_of), options, twins(maps_of), seed)
     summary = Summary(rows, table, done[0][1])
     if out and state.is_main_process:
         record = provenance(
@@ -188,7 +180,7 @@ def _try(vit, pixel_values, maps_of, options):
     failed, scores = {}, None
     for label, function in maps_of.items():
         try:
-            scores = _scores(vit, pixel_values, {label: function}, None)[label]
+            scores = _scores(vit, pixel_values, {label: function})[label]
         except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
             failed[label] = error
     if scores is not None:
@@ -197,21 +189,12 @@ def _try(vit, pixel_values, maps_of, options):
     return failed
 
 
-def _scores(vit, pixel_values, maps_of, target):
-    """{label: patch scores (B, R, C)}, signed where the method's are, from one trace for all of them."""
-    gradients = any(m is None or m.class_aware for m in map(registered, maps_of.values()))
-
-    def scores_of(part):
-        chosen = None if target is None else target[part]
-        seen = trace(vit.model, pixel_values[part], chosen, gradients=gradients, lazy=True)
-        return {label: patch_scores(label, function, seen) for label, function in maps_of.items()}
-
+def _scores(vit, pixel_values, maps_of, target=None):
     with torch.autocast(pixel_values.device.type, enabled=False):  # a caller's autocast is for the metrics' forwards
-        parts = in_batches(scores_of, len(pixel_values), 32)
-    return {label: torch.cat([p[label] for p in parts]) for label in maps_of}
+        return scores_of(vit.model, pixel_values, maps_of, target)
 
 
-def _run_block(vit, forward, maps_of, names, options, common, numbered) -> tuple[pd.DataFrame, dict]:
+def _run_block(vit, maps_of, names, options, common, seed, numbered) -> tuple[pd.DataFrame, dict]:
     """Rows (image, photo, method, metric, value) of one block, and how each metric was measured."""
     records = [r for _, r in numbered]
     pixel_values = vit.preprocess([r["image"] for r in records])
@@ -220,10 +203,11 @@ def _run_block(vit, forward, maps_of, names, options, common, numbered) -> tuple
     logits = logits.clone()  # this leaves inference mode: the maps need a backward pass
     predicted = resolve_target(vit.model, logits)
     target = predicted if options["target"] == "predicted" else _labels(vit, logits, records)
+    about = pd.DataFrame({"image": [i for i, _ in numbered], "photo": [r.get("photo", i) for i, r in numbered]})
     rows, protocols, shared = [], {}, {}
     for label, scores in _scores(vit, pixel_values, maps_of, target).items():
         maps = scaled(scores, registered(maps_of[label]))
-        case = Case(vit, forward, options, common, pixel_values, predicted, target, scores, maps, records)
+        case = Case(vit, options, common, seed, pixel_values, predicted, target, scores, maps, records)
         values = {}
         for name in names:
             found = METRICS[name].run(case)
@@ -231,17 +215,11 @@ def _run_block(vit, forward, maps_of, names, options, common, numbered) -> tuple
             shared |= found.shared  # the same for every method
             line = str(replace(found.protocol, target=options["target"], images=None))
             protocols |= dict.fromkeys(found.values, line)
-        rows += _rows(numbered, label, values)
-    rows += _rows(numbered, BASELINE, shared)
-    return pd.DataFrame(rows, columns=["image", "photo", "method", "metric", "value"]), protocols
-
-
-def _rows(numbered, method, values):
-    return [
-        (image, record.get("photo", image), method, metric, value)
-        for metric, numbers in values.items()
-        for (image, record), value in zip(numbered, numbers.tolist(), strict=True)
-    ]
+        rows.append(about.assign(method=label, **{k: v.tolist() for k, v in values.items()}))
+    rows.append(about.assign(method=BASELINE, **{k: v.tolist() for k, v in shared.items()}))
+    return pd.concat(
+        [r.melt(["image", "photo", "method"], var_name="metric") for r in rows if len(r.columns) > 3]
+    ), protocols
 
 
 def _labels(vit, logits, records):
@@ -251,21 +229,7 @@ def _labels(vit, logits, records):
     return resolve_target(vit.model, logits, torch.tensor([int(r["label"]) for r in records]))
 
 
-def _preprocessing(processor):
-    """Everything that the processor does to a picture."""
-    found = processor.to_dict() if hasattr(processor, "to_dict") else getattr(processor, "__dict__", {})
-    return {"kind": processor} | {k: v for k, v in found.items() if not k.startswith("_") and not callable(v)}
-
-
-def _sample_crc(record_of, chosen, count=8):
-    """A checksum of a few records, evenly spread: the same folder with other pictures is another run."""
-    crc = 0
-    for k in chosen[np.linspace(0, len(chosen) - 1, min(count, len(chosen))).round().astype(int)]:
-        for name, value in sorted(record_of(int(k)).items()):
-            try:
-                content = np.asarray(value)
-                content = content.tobytes() if content.dtype != object else repr(value).encode()
-            except (TypeError, ValueError):
-                content = type(value).__name__.encode()
-            crc = zlib.crc32(name.encode() + content, crc)
-    return crc
+def _sample(record_of, chosen, count=8):
+    """A hash of a few records, evenly spread: the same folder with other pictures is another run."""
+    spread = np.linspace(0, len(chosen) - 1, min(count, len(chosen))).round().astype(int)
+    return Hasher.hash([record_of(int(k)) for k in chosen[spread]])

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,6 +9,7 @@ import torch
 from scipy.stats import bootstrap
 
 from .. import metrics
+from ..capture.checks import choice
 from .measures import BASELINE, COLUMNS, COUNTS
 
 TABLES = (  # one Markdown table each
@@ -58,7 +58,7 @@ class Summary:
         found = self.table[self.table["method"] != BASELINE]
         names = list(dict.fromkeys(found["metric"]))
         metric = metric or names[0]
-        metrics.forwards.choice("metric", metric, names)
+        choice("metric", metric, names)
         return forest(found[found["metric"] == metric], ax, xlabel=f"{title(metric)}: mean, 95 % interval")
 
     def _repr_markdown_(self):
@@ -66,12 +66,7 @@ class Summary:
 
 
 def summarize(
-    rows: pd.DataFrame,
-    methods: list[str],
-    options: dict,
-    twins: dict | None = None,
-    seed: int = 0,
-    resamples: int = 5000,
+    rows: pd.DataFrame, methods: list[str], options: dict, twins: dict | None = None, seed: int = 0
 ) -> pd.DataFrame:
     """One line per method and metric: mean, 95 % interval, and the difference from the method's uniform-weight twin.
 
@@ -85,7 +80,6 @@ def summarize(
         options: of the metrics, as `measures.checked_options`: `aggregate` and `iou` play a part here.
         twins: {label: label of its twin}, as `variants.twins`.
         seed: of the bootstrap.
-        resamples: of the bootstrap.
 
     Returns:
         metric, method, mean, low, high, images, left_out, best (beats each other method with an interval that excludes
@@ -95,27 +89,22 @@ def summarize(
     unit = "photo" if "photo" in rows else "image"
     values = rows.groupby([unit, "metric", "method"])["value"].mean().unstack(["metric", "method"])
     for metric, (_, direction) in COLUMNS.items():
-        if metric not in values.columns.get_level_values(0):
-            continue
-        if (metric, BASELINE) in values.columns and values[metric, BASELINE].notna().any():
-            found = _estimates(values, metric, [BASELINE], {"aggregate": "image"}, seed, resamples)
-            lines.append(_line(metric, BASELINE, 0, *found, len(values)) | {"best": False})
-        if metric not in values.drop(columns=BASELINE, level=1, errors="ignore").columns.get_level_values(0):
-            continue
-        estimates, draws, images = _estimates(values, metric, labels, options, seed, resamples)
-        leader = int(np.argmax(direction * estimates)) if direction and images else None
-        for i, label in enumerate(labels):
-            line = _line(metric, label, i, estimates, draws, images, len(values))
-            line["best"] = (
-                i == leader
-                and images > 1
-                and all(interval_of(direction * (draws[i] - draws[j]))[0] > 0 for j in range(len(labels)) if j != i)
-            )
-            if (twins or {}).get(label) in labels:
-                j = labels.index(twins[label])
-                against = labels[j], estimates[i] - estimates[j], *interval_of(draws[i] - draws[j])
-                line |= dict(zip(AGAINST, against, strict=True))
-            lines.append(line)
+        for names in ([BASELINE], labels):
+            if not any((metric, name) in values.columns for name in names):
+                continue
+            estimates, draws, images = _estimates(values, metric, names, options, seed)
+            leader = int(np.argmax(direction * estimates)) if direction and images > 1 and names is labels else None
+            for i, label in enumerate(names):
+                found = metric, label, estimates[i], *interval_of(draws[i]), images, len(values) - images
+                line = dict(zip(LINE, found, strict=True))
+                line["best"] = i == leader and all(
+                    interval_of(direction * (draws[i] - draws[j]))[0] > 0 for j in range(len(names)) if j != i
+                )
+                if (twins or {}).get(label) in names:
+                    j = names.index(twins[label])
+                    against = names[j], estimates[i] - estimates[j], *interval_of(draws[i] - draws[j])
+                    line |= dict(zip(AGAINST, against, strict=True))
+                lines.append(line)
     return pd.DataFrame(lines).reindex(columns=[*LINE, "best", *AGAINST])
 
 
@@ -146,7 +135,7 @@ def interval_of(draws: np.ndarray) -> tuple[float, float]:
     return tuple(np.percentile(draws, [2.5, 97.5]))
 
 
-def interval(values, seed: int = 0, resamples: int = 5000) -> tuple[float, float, float]:
+def interval(values, seed: int = 0) -> tuple[float, float, float]:
     """Mean and 95 % bootstrap interval of (n,) values; those that are not defined (NaN) are left out.
 
     Equal values, or one alone, give their mean three times; none at all NaN.
@@ -158,15 +147,10 @@ def interval(values, seed: int = 0, resamples: int = 5000) -> tuple[float, float
     mean = float(values.mean())
     if np.ptp(values) == 0:
         return mean, mean, mean
-    return mean, *map(float, interval_of(paired_bootstrap(values, seed=seed, resamples=resamples)))
+    return mean, *map(float, interval_of(paired_bootstrap(values, seed=seed)))
 
 
-def _line(metric, label, i, estimates, draws, images, total):
-    found = metric, label, estimates[i], *interval_of(draws[i]), images, total - images
-    return dict(zip(LINE, found, strict=True))
-
-
-def _estimates(values, metric, labels, options, seed, resamples):
+def _estimates(values, metric, labels, options, seed):
     """Estimates (M,), bootstrap draws (M, resamples) with the same photos for every method, and the photo count."""
     statistic, names = np.mean, (metric,)
     if options["aggregate"] == "dataset" and metric in ("iou", "pixel_accuracy"):
@@ -174,66 +158,19 @@ def _estimates(values, metric, labels, options, seed, resamples):
 
         def statistic(*counts, axis):
             sums = torch.from_numpy(np.stack([c.sum(axis) for c in counts], -1))
-            flat = sums.reshape(-1, 4)
-            found = metrics.iou_of(flat, options["iou"]) if metric == "iou" else metrics.accuracy_of(flat)
-            return found.reshape(sums.shape[:-1]).numpy()
+            return (metrics.iou_of(sums, options["iou"]) if metric == "iou" else metrics.accuracy_of(sums)).numpy()
 
     defined = values[metric][labels].notna().all(axis=1)
     arrays = tuple(values.loc[defined, name][labels].to_numpy().T for name in names)
     images = arrays[0].shape[-1]
     estimates = statistic(*arrays, axis=-1) if images else np.full(len(labels), np.nan)
-    return estimates, paired_bootstrap(*arrays, statistic=statistic, seed=seed, resamples=resamples), images
-
-
-class Table(NamedTuple):
-    """One table of a summary, as text: `frame` has a line per method, a column per metric (title and direction arrow)
-    and cells "mean [low, high]"; `bold` (same shape, bool) says where the interval supports a winner; `notes` stand
-    under it (protocol, what the baseline keeps, images left out)."""
-
-    frame: pd.DataFrame
-    bold: pd.DataFrame
-    notes: list[str]
+    return estimates, paired_bootstrap(*arrays, statistic=statistic, seed=seed), images
 
 
 def title(metric: str) -> str:
     """A metric's title with an arrow in the direction that is better."""
     name, direction = COLUMNS.get(metric, (metric.replace("_", " "), 0))
     return f"{name} {'↓ ↑'[direction + 1]}".strip()
-
-
-def tables(summary: pd.DataFrame, protocol: dict | None = None) -> list[Table]:
-    """The tables of a summary: means, and paired differences from uniform head weights, for each group of metrics.
-
-    Args:
-        summary: as `summarize` makes it.
-        protocol: {metric: how it was measured}, for the notes.
-    """
-    found = []
-    for group in TABLES:
-        shown = [m for m in group if (summary["metric"] == m).any()]
-        if not shown:
-            continue
-        lines = summary[summary["metric"].isin(shown)]
-        plain, base = lines[lines["method"] != BASELINE], lines[lines["method"] == BASELINE]
-        notes = list(dict.fromkeys((protocol or {}).get(m, "") for m in shown))
-        notes += [_baseline_note(r) for _, r in base.iterrows()]
-        left_out = {int(n) for n in plain["left_out"]} - {0}
-        notes += [f"{n} images without foreground are left out and not in the count." for n in left_out]
-        shown = [m for m in shown if (plain["metric"] == m).any()]
-        found.append(_table(plain.assign(bold=plain["best"]), shown, "Method"))
-        paired = plain[plain["twin"].notna()]
-        if len(paired):
-            low, high = paired["difference_low"], paired["difference_high"]
-            paired = paired.assign(
-                method=paired["method"] + " − " + paired["twin"],
-                mean=paired["difference"],
-                low=low,
-                high=high,
-                bold=(low > 0) | (high < 0),
-            )
-            found.append(_table(paired, shown, "Paired difference", sign="+"))
-        found[-1].notes.extend(n for n in notes if n)
-    return found
 
 
 def footnote(summary: pd.DataFrame) -> str:
@@ -247,26 +184,50 @@ def footnote(summary: pd.DataFrame) -> str:
 
 
 def to_markdown(summary: pd.DataFrame, protocol: dict | None = None) -> str:
-    """`tables` as Markdown, with their notes and the footnote."""
+    """A summary as Markdown: means, and paired differences from uniform head weights, for each group of metrics.
+
+    A line per method, a column per metric, cells "mean [low, high]"; bold where the interval supports a winner. Under
+    each table stand its protocol, what the baseline keeps and how many images are left out.
+
+    Args:
+        summary: as `summarize` makes it.
+        protocol: {metric: how it was measured}, for the notes.
+    """
     parts = []
-    for frame, bold, notes in tables(summary, protocol):
-        marked = frame.where(~bold, frame.replace(r"^(\S+)", r"**\1**", regex=True))
-        parts += [marked.to_markdown(disable_numparse=True)] + (["\n".join(f"- {n}" for n in notes)] if notes else [])
+    for group in TABLES:
+        lines = summary[summary["metric"].isin(group)]
+        if lines.empty:
+            continue
+        plain, base = lines[lines["method"] != BASELINE], lines[lines["method"] == BASELINE]
+        shown = [m for m in group if (plain["metric"] == m).any()]
+        parts.append(_table(plain, shown, "Method", plain["best"]))
+        paired = plain[plain["twin"].notna()]
+        if len(paired):
+            low, high = paired["difference_low"], paired["difference_high"]
+            names = paired["method"] + " − " + paired["twin"]
+            paired = paired.assign(method=names, mean=paired["difference"], low=low, high=high)
+            parts.append(_table(paired, shown, "Paired difference", (low > 0) | (high < 0), "+"))
+        notes = list(dict.fromkeys((protocol or {}).get(m, "") for m in group if (lines["metric"] == m).any()))
+        notes += [_baseline_note(r) for _, r in base.iterrows()]
+        left_out = {int(n) for n in plain["left_out"]} - {0}
+        notes += [f"{n} images without foreground are left out and not in the count." for n in left_out]
+        parts += filter(None, ["\n".join(f"- {n}" for n in notes if n)])
     return "\n\n".join([*parts, footnote(summary)]) + "\n"
 
 
-def _table(lines, shown, corner, sign=""):
-    texts = [_cell(m, low, high, sign) for m, low, high in zip(lines["mean"], lines["low"], lines["high"], strict=True)]
-    wide = lines.assign(text=texts).pivot(index="method", columns="metric", values=["text", "bold"])
-    wide = wide.reindex(index=lines["method"].unique()).rename_axis(corner)
-    frame, bold = (wide[part].reindex(columns=shown).rename_axis(columns=None) for part in ("text", "bold"))
-    return Table(frame.fillna("–").rename(columns=title), bold.eq(True).rename(columns=title), [])
+def _table(lines, shown, corner, bold, sign=""):
+    cells = zip(lines["mean"], lines["low"], lines["high"], bold, strict=True)
+    wide = lines.assign(text=[_cell(mean, low, high, sign, strong) for mean, low, high, strong in cells])
+    wide = wide.pivot(index="method", columns="metric", values="text").reindex(lines["method"].unique(), columns=shown)
+    return wide.fillna("–").rename(columns=title).rename_axis(corner).to_markdown(disable_numparse=True)
 
 
-def _cell(mean, low, high, sign=""):
+def _cell(mean, low, high, sign="", strong=False):
     if np.isnan(mean):
         return "–"
-    return f"{mean:{sign}.2f}" + ("" if np.isnan(low) else f" [{low:{sign}.2f}, {high:{sign}.2f}]")
+    return ("**{}**" if strong else "{}").format(f"{mean:{sign}.2f}") + (
+        "" if np.isnan(low) else f" [{low:{sign}.2f}, {high:{sign}.2f}]"
+    )
 
 
 def _baseline_note(line):

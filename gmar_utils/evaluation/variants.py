@@ -2,15 +2,13 @@
 
 import hashlib
 import inspect
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import torch
 
-from ..capture import Trace
-from ..methods import METHODS
-from ..methods.registry import bind
+from ..methods import METHODS, weighting
+from ..methods.registry import bind, registered
 
 # label: (method, options). `rollout` is GMAR at uniform weights for "output-first", `rollout-report` for "report".
 DEFAULT_METHODS = {
@@ -30,80 +28,55 @@ DEFAULT_METHODS = {
     "libra-upper": ("libra", {"layers": "upper"}),
     **{name: (name, {}) for name in ("legrad", "chefer", "attnlrp", "cdam", "attention", "random", "center")},
 }
-# label: the same map with every head counted alike. What the head weights buy is the difference between the two.
-TWINS = {
-    "gmar-l1-paper": "gmar-none-paper",
-    "gmar-l2-paper": "gmar-none-paper",
-    "gmar-l1-report": "rollout-report",
-    "gmar-l2-report": "rollout-report",
-    "gmar-l1-output-first": "rollout",
-    "gmar-l2-output-first": "rollout",
-    "gmar-bth-output-first": "rollout",
-}
 
 
-def specified(methods) -> dict:
-    """{label: (name, options) | callable} from what `evaluate` takes as `methods`.
+def bound_methods(methods: object, seed: int = 0) -> dict[str, partial]:
+    """{label: f(trace) → (B, N) token scores} from what `evaluate` takes as `methods`.
 
     Args:
         methods: None (`DEFAULT_METHODS`) | a list of labels of it and names of METHODS | {label: name, (name, options),
             or a function of a trace, such as a functools.partial}.
+        seed: random maps are drawn with it.
 
     Raises:
         ValueError: for a name that does not exist, or no method at all.
-        TypeError: for anything else.
+        TypeError: for anything else, and for an option that a method does not take.
     """
-    if methods is None:
-        return dict(DEFAULT_METHODS)
+    methods = DEFAULT_METHODS if methods is None else methods
     if not isinstance(methods, dict):
         methods = {m: m for m in ([methods] if isinstance(methods, str) else methods)}
     if not methods:
         raise ValueError(f"There is no method to evaluate; choose from {', '.join([*DEFAULT_METHODS, *METHODS])}.")
-    return {str(label): _specified(label, method) for label, method in methods.items()}
-
-
-def _specified(label, method):
-    if callable(method):
-        return method
-    if isinstance(method, str) and method in DEFAULT_METHODS:
-        return DEFAULT_METHODS[method]
-    name, options = method if isinstance(method, tuple | list) and len(method) == 2 else (method, {})
-    if not isinstance(name, str) or not isinstance(options, dict):
-        raise TypeError(f"method {label!r} must be a name, (name, options), or a function of a trace, got {method!r}.")
-    if name not in METHODS:
-        raise ValueError(f"Unknown method {name!r}; there are {', '.join([*DEFAULT_METHODS, *METHODS])}.")
-    return name, dict(options)
-
-
-def functions(methods: dict, seed: int) -> dict[str, Callable[[Trace], torch.Tensor]]:
-    """{label: f(trace) → (B, N) token scores} for methods as `specified` gives them; random maps are drawn with `seed`.
-
-    Raises TypeError for an option that a method does not take.
-    """
-    return {label: m if callable(m) else _bound(label, *m, seed) for label, m in methods.items()}
-
-
-def _bound(label, name, options, seed):
-    takes = inspect.signature(METHODS[name].function).parameters
-    try:
-        return bind(name, **({"seed": seed} if "seed" in takes else {}) | options)
-    except TypeError as error:
-        raise TypeError(f"method {label!r}: {error}") from None
-
-
-def twins(methods: dict) -> dict[str, str]:
-    """{label: label of the same method at uniform head weights}, for the methods that have such a twin among them.
-
-    From `TWINS`; and for methods given with a `norm`, the one that differs by `norm=None` alone.
-    """
-    found = {
-        label: twin for label, twin in TWINS.items() if all(methods.get(k) == DEFAULT_METHODS[k] for k in (label, twin))
-    }
+    found = {}
     for label, method in methods.items():
-        if label not in found and isinstance(method, tuple) and method[1].get("norm") is not None:
-            uniform = (method[0], method[1] | {"norm": None})
-            same = [k for k, m in methods.items() if m == uniform]
-            found |= {label: same[0]} if same else {}
+        given = DEFAULT_METHODS.get(method, method) if isinstance(method, str) else method
+        name, options = given if isinstance(given, tuple | list) and len(given) == 2 else (given, {})
+        if not (isinstance(name, str) or callable(name)) or not isinstance(options, dict):
+            form = "must be a name, (name, options), or a function of a trace"
+            raise TypeError(f"method {label!r} {form}, got {method!r}.")
+        try:
+            found[str(label)] = bind(name, **({"seed": seed} if name == "random" else {}) | options)
+        except TypeError as error:
+            raise TypeError(f"method {label!r}: {error}") from None
+    return found
+
+
+def twins(methods: dict[str, partial]) -> dict[str, str]:
+    """{label: label of the same method at uniform head weights}, for the bound methods that have such a twin.
+
+    Rollout is GMAR at uniform weights, so it is the twin of the variant with its order.
+    """
+    defaults = {
+        weighting.rollout: {"norm": None, "alpha": 1.0, "variant": "output-first"},
+        weighting.gmar: {"norm": "l1", "alpha": 1.0, "variant": "paper"},
+    }
+    known = {label: f for label, f in methods.items() if registered(f)}
+    full = {label: defaults[f.func] | f.keywords for label, f in known.items() if f.func in defaults}
+    found = {}
+    for label, options in full.items():
+        same = [k for k, other in full.items() if other == options | {"norm": None}]
+        if same and options["norm"] is not None:
+            found[label] = same[0]
     return found
 
 

@@ -1,5 +1,3 @@
 """Every map, and the one table that names them."""
 
 from .registry import METHODS, Method, bind, explain, explain_many
-
-__all__ = ["METHODS", "Method", "bind", "explain", "explain_many"]

@@ -3,8 +3,8 @@
 import torch
 
 from ..capture import Trace
+from ..capture.checks import choice
 from ..capture.layout import unwrap
-from ..capture.target import class_score
 from ..capture.tracing import differentiate, recording
 
 
@@ -29,8 +29,7 @@ def layer_maps(trace: Trace, pool: str = "model") -> torch.Tensor:
 
     The graph is cut between the blocks: L short backward passes in one call, cheaper than one through the model. What
     reads the last block's tokens in the model reads those of all blocks, as one batch of L·B images."""
-    if pool not in ("model", "mean"):
-        raise ValueError(f"pool must be 'model' or 'mean', got {pool!r}.")
+    choice("pool", pool, ("model", "mean"))
     target = None if pool == "model" else trace.target  # what the head says of means is not the model's prediction
 
     def join(outputs):
@@ -46,6 +45,5 @@ def layer_maps(trace: Trace, pool: str = "model") -> torch.Tensor:
             )
         if target is None:
             trace.score(recorder, logits[-batch:])  # the last layer's are the model's own
-        against = None if trace.against is None else trace.against.repeat(depth)
-        y = class_score(logits, trace.target.repeat(depth), against)
+        y = trace.score_of(logits, torch.arange(batch).repeat(depth))
     return torch.stack([g.relu().mean((1, 2)) for g in differentiate(y, recorder.attentions)], 1)

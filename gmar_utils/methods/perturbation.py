@@ -3,8 +3,8 @@
 import torch
 
 from ..capture import Trace
+from ..capture.checks import check_whole
 from ..capture.layout import logits_of, unwrap
-from ..capture.target import class_score
 from ..capture.tracing import recording
 
 
@@ -27,9 +27,8 @@ def occlusion(trace: Trace, size: int = 2, baseline: float = 0.0, batch_size: in
     Raises:
         ValueError: For a `size` or a `batch_size` that is not a whole number of at least 1.
     """
-    for name, value in (("size", size), ("batch_size", batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    check_whole("size", size)
+    check_whole("batch_size", batch_size)
     if trace.pixel_values.ndim != 4:
         raise ValueError("Occlusion hides pixels, and this model reads words. Use another method, such as gmar.")
     rows, columns = trace.grid
@@ -46,8 +45,6 @@ def occlusion(trace: Trace, size: int = 2, baseline: float = 0.0, batch_size: in
             images, which = part // squares, part % squares
             shown = pixel_values[images]
             shown[..., : rows * height, : columns * width].masked_fill_(hidden[which, None], baseline)
-            against = None if trace.against is None else trace.against[images]
-            scores.append(class_score(logits_of(model(shown)), trace.target[images], against).float())
-    y = class_score(trace.logits, trace.target, trace.against).float()
-    drop = y[:, None] - torch.cat(scores).view(-1, squares)
+            scores.append(trace.score_of(logits_of(model(shown)), images).float())
+    drop = trace.score_of(trace.logits).float()[:, None] - torch.cat(scores).view(-1, squares)
     return torch.cat([drop.new_zeros(len(drop), trace.prefix_tokens), drop[:, square.flatten()]], 1)

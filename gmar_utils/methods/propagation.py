@@ -11,12 +11,10 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from ..capture import Trace
+from ..capture.checks import choice
 from ..capture.layout import blocks, logits_of, unwrap
 from ..capture.recorder import mine
-from ..capture.target import class_score
 from ..capture.tracing import differentiate, recording
-
-LAYERS = ("all", "input", "upper")
 
 
 def libra(trace: Trace, layers: str = "all") -> torch.Tensor:
@@ -38,8 +36,7 @@ def libra(trace: Trace, layers: str = "all") -> torch.Tensor:
         ValueError: For another `layers`; for a model whose products do not sum to y, because it calls something that
             the rules do not know (a normalisation or an activation of its own, say).
     """
-    if layers not in LAYERS:
-        raise ValueError(f"layers must be one of {', '.join(LAYERS)}; got {layers!r}.")
+    choice("layers", layers, ("all", "input", "upper"))
     scores = _complete(trace, slice(None))
     start = len(scores) // 2 if layers == "upper" else 0
     return scores[start : 1 if layers == "input" else None].sum(0)
@@ -101,7 +98,6 @@ def _exact(*tensors):
 def _propagate(trace, rules, images):
     """Every block's scores Σ_d X⁽ˡ⁾ · ∂y/∂X⁽ˡ⁾ (L, B, N), each bias's product, y, the logits, for some images."""
     model, entering = unwrap(trace.model), []
-    target, against = trace.target[images], None if trace.against is None else trace.against[images]
 
     @mine
     def enter(module, args, kwargs):
@@ -117,7 +113,7 @@ def _propagate(trace, rules, images):
             stack.callback(block.register_forward_pre_hook(enter, with_kwargs=True).remove)
         with rules:
             logits = logits_of(model(pixel_values.detach()))
-        y = class_score(logits, target, against)
+        y = trace.score_of(logits, images)
         if not y.requires_grad:
             raise UnknownRule("the logits have no gradient")
         inputs = [*entering, *rules.biases]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..capture import Trace
-from ..capture.checks import check_model, check_pixel_values, out_of_memory
+from ..capture.checks import check_model, check_pixel_values, check_whole, out_of_memory
 from ..capture.target import parse_target
 from ..photo import minmax, resize
 from . import activation, baselines, layerwise, perturbation, propagation, weighting
@@ -69,26 +69,17 @@ def bind(method: str | Callable, **options) -> Callable[[Trace], torch.Tensor]:
         ValueError: an unknown name. TypeError: an unknown option, naming those it takes.
     """
     if isinstance(method, str) and method in METHODS:
-        function = METHODS[method].function
-        takes = list(inspect.signature(function).parameters)[1:] if options else ()
+        method, name = METHODS[method].function, method
+        takes = list(inspect.signature(method).parameters)[1:] if options else ()
         for option in options:
             if option not in takes:
-                raise TypeError(f"{method} takes no option {option!r}; it takes {', '.join(takes) or 'none'}.")
-    elif callable(method):
-        function = method
-        _check_call(function, options)
-    else:
+                raise TypeError(f"{name} takes no option {option!r}; it takes {', '.join(takes) or 'none'}.")
+    elif not callable(method):
         raise ValueError(f"Unknown method {method!r}; there are {', '.join(METHODS)}, or pass a function of a trace.")
-    return partial(function, **options)
-
-
-def _check_call(function, options):
-    """TypeError, Python's own, for options that a function of a trace does not take."""
-    arguments = (None,)
-    while isinstance(function, partial):
-        arguments, options, function = (*function.args, *arguments), function.keywords | options, function.func
+    bound = partial(method, **options)
     with suppress(ValueError):  # a builtin without a signature
-        inspect.signature(function).bind(*arguments, **options)
+        inspect.signature(bound.func).bind(*bound.args, None, **bound.keywords)
+    return bound
 
 
 def explain(
@@ -126,8 +117,8 @@ def explain(
 
     >>> maps = explain(vit.model, vit.preprocess(photos), "gmar", norm="l2")  # doctest: +SKIP
     """
-    arguments = model, pixel_values, target, upsample, signed, (prefix_tokens, grid), batch_size
-    return _maps({"map": bind(method, **options)}, *arguments)["map"]
+    own = {"signed": signed, "prefix_tokens": prefix_tokens, "grid": grid, "batch_size": batch_size}
+    return explain_many(model, pixel_values, {"map": bind(method, **options)}, target, upsample, **own)["map"]
 
 
 def explain_many(
@@ -143,35 +134,47 @@ def explain_many(
     batch_size: int = 32,
 ) -> dict[str, torch.Tensor]:
     """{label: name or callable} → {label: maps}, as `explain`; one trace serves every map."""
-    arguments = model, pixel_values, target, upsample, signed, (prefix_tokens, grid), batch_size
-    return _maps({label: bind(method) for label, method in methods.items()}, *arguments)
-
-
-def _maps(methods, model, pixel_values, target, upsample, signed, layout, batch_size):
+    methods = {label: bind(method) for label, method in methods.items()}
     check_model(model)
     pixel_values = check_pixel_values(pixel_values, model)
-    target, upsample = parse_target(target, len(pixel_values)), upsample and pixel_values.ndim == 4
     known = {label: registered(f) for label, f in methods.items()}
-    gradients = any(m is None or m.class_aware for m in known.values())  # of another function nobody knows: at hand
     unsigned = [m.name for m in known.values() if m and not m.signed]
     if signed and unsigned:
         have = ", ".join(m.name for m in METHODS.values() if m.signed)
         raise TypeError(f"{', '.join(unsigned)} takes no option 'signed': its scores have no sign; {have} do.")
+    scores = scores_of(model, pixel_values, methods, target, (prefix_tokens, grid), batch_size)
+    maps = {label: scaled(found, known[label], signed) for label, found in scores.items()}
+    if upsample and pixel_values.ndim == 4:  # scaled before, too: rounding here would turn a constant map into noise
+        maps = {label: scaled(resize(found, pixel_values.shape[-2:]), signed=signed) for label, found in maps.items()}
+    return maps
 
-    def maps_of(part):
+
+def scores_of(
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    methods: Mapping[str, Callable],
+    target: object = None,
+    layout: tuple = (None, None),
+    batch_size: int = 32,
+) -> dict[str, torch.Tensor]:
+    """{label: patch scores (B, R, C)} of bound methods, signed where theirs are; one trace serves all of them.
+
+    Arguments as `explain`; layout: P and (R, C), or None."""
+    target = parse_target(target, len(pixel_values))
+    gradients = any(m is None or m.class_aware for m in map(registered, methods.values()))  # unknown: have them at hand
+
+    def found(part):
         chosen = target[part] if isinstance(target, torch.Tensor) and target.ndim else target
         seen = Trace(model, pixel_values[part], chosen, layout, gradients)
-        maps = {label: scaled(patch_scores(label, f, seen), known[label], signed) for label, f in methods.items()}
-        return {k: _enlarged(v, pixel_values.shape[-2:], signed) for k, v in maps.items()} if upsample else maps
+        return {label: patch_scores(label, f, seen) for label, f in methods.items()}
 
-    parts = in_batches(maps_of, len(pixel_values), batch_size)
+    parts = in_batches(found, len(pixel_values), batch_size)
     return {label: torch.cat([p[label] for p in parts]) for label in methods}
 
 
 def registered(function: Callable) -> Method | None:
     """The entry of METHODS behind a function, also behind a `functools.partial` of it."""
-    while isinstance(function, partial):
-        function = function.func
+    function = function.func if isinstance(function, partial) else function
     return next((m for m in METHODS.values() if m.function == function), None)
 
 
@@ -191,8 +194,7 @@ def scaled(maps: torch.Tensor, method: Method | None = None, signed: bool = Fals
 
 def in_batches(function, total, size):
     """[function(slice)] over `total` images, `size` at a time; half as many whenever memory runs out, down to 1."""
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ValueError(f"batch_size must be a whole number of at least 1, got {size!r}.")
+    check_whole("batch_size", size)
     results, start = [], 0
     while start < total:
         step = min(size, total - start)
@@ -218,8 +220,3 @@ def patch_scores(label, method, seen):
     if not bool(scores.isfinite().all()):
         raise ValueError(f"{label!r} gives scores that are NaN or infinite for this model.")
     return seen.patches(scores.detach().float())
-
-
-def _enlarged(maps, size, signed):
-    """At image size. The maps are scaled before, too: rounding here would turn a constant map into noise."""
-    return scaled(resize(maps, size), signed=signed)

@@ -3,18 +3,21 @@
 import numbers
 import warnings
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
 from ..capture import Trace
+from ..capture.checks import choice
 
 VARIANTS = ("paper", "report", "output-first")
 ALPHA_MAX = 1e6  # beyond it float32 has little room beside the residual
 NORMS = ("l1", "l2", "bth", None)
+Layers = Sequence[torch.Tensor]  # one tensor a layer
 
 
 def head_weights(
-    gradients: Sequence[torch.Tensor], norm: str | None = "l1", attentions: Sequence[torch.Tensor] | None = None
+    gradients: Layers, norm: str | None = "l1", attentions: Layers | None = None
 ) -> tuple[torch.Tensor, ...]:
     """Head weights w (B, H) of each layer: the norm of a head's gradient, divided by the sum over heads.
 
@@ -30,26 +33,22 @@ def head_weights(
     Raises:
         ValueError: For another `norm`, or "bth" without attentions.
     """
-    if norm not in NORMS:
-        raise ValueError(f"norm must be one of {', '.join(map(repr, NORMS))}; got {norm!r}.")
+    choice("norm", norm, NORMS)
     if norm is None:
         return tuple(g.new_full(g.shape[:2], 1 / g.shape[1], dtype=torch.float32) for g in gradients)
     if norm == "bth":
         if attentions is None:
             raise ValueError("norm='bth' needs attentions=, the attention of every layer.")
         gradients = [a.float().transpose(-2, -1) @ g.float() for a, g in zip(attentions, gradients, strict=True)]
-    size = torch.stack([_norm(g.float(), norm) for g in gradients])
+    by_l2 = partial(torch.linalg.vector_norm, dim=(-2, -1))
+    # abs and sum: PyTorch's own L1 norm is several times slower on a CPU
+    size = torch.stack([by_l2(g.float()) if norm == "l2" else g.float().abs().sum((-2, -1)) for g in gradients])
     total = size.sum(-1, keepdim=True)
     if not total.all():
         warnings.warn("The gradient of a layer is zero for every head; its heads get equal weights.", stacklevel=2)
         size = size.where(total > 0, 1.0)
         total = size.sum(-1, keepdim=True)
     return (size / total).unbind()
-
-
-def _norm(g, norm):
-    # abs and sum: PyTorch's own L1 norm is several times slower on a CPU
-    return torch.linalg.vector_norm(g, dim=(-2, -1)) if norm == "l2" else g.abs().sum((-2, -1))
 
 
 def fuse(attention: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -59,9 +58,8 @@ def fuse(attention: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 
 def weighted_rollout(
-    attentions: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], readout: torch.Tensor, alpha: float = 1.0,
-    variant: str = "paper",
-) -> torch.Tensor:  # fmt: skip
+    attentions: Layers, weights: Layers, readout: torch.Tensor, alpha: float = 1.0, variant: str = "paper"
+) -> torch.Tensor:
     """Token scores v₀ᵀR (B, N), float32. The row is carried as a vector: O(LN²) in place of O(LN³).
 
     The unbounded product grows as (1 + α)^L; it is divided by 1 + α a layer, which only rescales the scores.
@@ -86,7 +84,7 @@ def weighted_rollout(
 
 
 def alpha_polynomial(
-    attentions: Sequence[torch.Tensor], weights: Sequence[torch.Tensor], readout: torch.Tensor, variant: str = "paper"
+    attentions: Layers, weights: Layers, readout: torch.Tensor, variant: str = "paper"
 ) -> torch.Tensor:
     """Coefficients (B, D + 1, N), lowest power first, of v₀ᵀR as a polynomial in α: every α from one pass.
 
@@ -110,7 +108,7 @@ def rollout(trace: Trace, alpha: float = 1.0, variant: str = "output-first") -> 
     """Attention rollout (B, N) [abnar2020quantifying]: every head counts the same; no class, no gradient.
 
     variant="report" is the papers' input-first order. Arguments as `weighted_rollout`."""
-    return weighted_rollout(trace.attentions, _uniform(trace), trace.readout, alpha, variant)
+    return gmar(trace, None, alpha, variant)
 
 
 def gmar(trace: Trace, norm: str | None = "l1", alpha: float = 1.0, variant: str = "paper") -> torch.Tensor:
@@ -119,7 +117,7 @@ def gmar(trace: Trace, norm: str | None = "l1", alpha: float = 1.0, variant: str
     norm as `head_weights`, alpha and variant as `weighted_rollout`. The paper leaves α open; 1 is the default here.
     Head weights are per layer, as in [joita2025comparative]. norm="bth" with variant="output-first" is rollout with the
     head weights of Beyond Intuition, not that whole method, which starts at layer 4 and gates its map."""
-    weights = _uniform(trace) if norm is None else head_weights(trace.gradients, norm, trace.attentions)
+    weights = head_weights(trace.attentions if norm is None else trace.gradients, norm, trace.attentions)
     return weighted_rollout(trace.attentions, weights, trace.readout, alpha, variant)
 
 
@@ -134,13 +132,8 @@ def _fused(attentions, weights, variant):
     return (fuse(a, w) for a, w in (reversed(layers) if variant == "output-first" else layers))
 
 
-def _uniform(trace):
-    return head_weights(trace.attentions, None)
-
-
 def _check(attentions, weights, alpha, variant):
-    if variant not in VARIANTS:
-        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}; got {variant!r}.")
+    choice("variant", variant, VARIANTS)
     if not isinstance(alpha, numbers.Real | torch.Tensor) or not 0 <= alpha <= ALPHA_MAX:
         raise ValueError(f"alpha must be a finite number from 0 to {ALPHA_MAX:g}, got {alpha!r}.")
     if len(attentions) != len(weights):

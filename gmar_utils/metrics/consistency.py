@@ -3,8 +3,7 @@
 import torch
 from torch import nn
 
-from .faithfulness import SCORES, Baseline
-from .forwards import check_input, choice, each_row, evaluating, resolve, score_of
+from .forwards import Target, check_input, row_scores
 from .imputation import baseline_named
 from .units import checked_maps, on_pixels, ranks, unit_values
 
@@ -13,15 +12,11 @@ def saco(
     model: nn.Module,
     pixel_values: torch.Tensor,
     maps: torch.Tensor,
-    target=None,
+    target: Target = None,
     *,
     groups: int = 10,
-    score: str = "probability",
-    baseline: Baseline = "mean",
-    grid=None,
-    batch_size: int = 64,
-    seed: int = 0,
-    precision: str = "float32",
+    grid: tuple[int, int] | None = None,
+    **forward: object,
 ) -> torch.Tensor:
     """Salience-guided consistency (B,) in [−1, 1], higher is better [wu2024saco].
 
@@ -37,28 +32,22 @@ def saco(
         maps: (B, R, C), or (B, height, width), averaged per patch.
         target: None (the class predicted on the full image) | int | (B,).
         groups: K; fewer where there are fewer patches.
-        score: "probability" | "logit".
-        baseline: as `insertion`.
-        grid: as `insertion`.
-        batch_size: images in a forward pass.
-        seed: of `baseline="linear"`.
-        precision: as `forwards.evaluating`.
+        grid: as `removal`.
+        **forward: score, batch_size and precision, as `forwards.row_scores`.
     """
-    choice("score", score, SCORES)
-    pixel_values = check_input(model, pixel_values, batch_size)
+    pixel_values = check_input(model, pixel_values)
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 2:
         raise ValueError(f"groups must be a whole number of at least 2, got {groups!r}.")
-    fill = baseline_named(baseline, seed)
+    fill = baseline_named("mean")
     values, y, x = unit_values(checked_maps(maps, pixel_values), pixel_values, model, grid=grid)
     group, means = grouped(values, groups)
-    with evaluating(model, pixel_values, precision):
-        target = resolve(model, pixel_values, target, batch_size)
 
-        def run(image, step):  # step 0: the whole image; step k: without group k − 1
-            shown = group[image] != (step - 1)[:, None, None]
-            return score_of(model, fill(pixel_values[image], on_pixels(shown, y, x)), target[image], score)
+    def run(image, step):  # step 0: the whole image; step k: without group k − 1
+        shown = group[image] != (step - 1)[:, None, None]
+        return model(fill(pixel_values[image], on_pixels(shown, y, x)))
 
-        scores = each_row(len(pixel_values), means.shape[1] + 1, batch_size, pixel_values.device, run)
+    steps = means.shape[1] + 1
+    scores, _ = row_scores(model, pixel_values, target, steps, run, **forward)
     return consistency(means, scores[:, :1] - scores[:, 1:])
 
 

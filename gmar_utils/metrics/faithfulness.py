@@ -4,18 +4,18 @@ Letters as in the book's notation: B images, an R × C patch grid, S steps, y th
 carries a `Protocol`; a score without one cannot be reproduced.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import nn
 
-from .forwards import check_input, choice, each_row, evaluating, resolve, score_of
+from ..capture.checks import choice
+from .forwards import Target, check_input, row_scores
 from .imputation import baseline_named
 from .units import checked_maps, image_size_maps, on_pixels, ranks, unit_values
 
 KEPT_LIMIT = 20.0  # percent of the full score: a baseline that keeps more than this is no "nothing"
-SCORES = ("probability", "logit")
 Baseline = str | Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -115,14 +115,12 @@ def masked_scores(
     model: nn.Module,
     pixel_values: torch.Tensor,
     maps: torch.Tensor,
-    target=None,
+    target: Target = None,
     *,
-    score: str = "probability",
     masking: str = "multiply",
-    mean=None,
-    std=None,
-    batch_size: int = 64,
-    precision: str = "float32",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    **forward: object,
 ) -> Masked:
     """Scores before and after masking the image by its map: what Average Drop and Increase are computed from.
 
@@ -131,17 +129,14 @@ def masked_scores(
         pixel_values: (B, channels, height, width).
         maps: (B, height, width) in [0, 1], or (B, R, C), brought to image size bilinearly and to [0, 1] by min–max.
         target: None (the class predicted on the full image) | int | (B,).
-        score: "probability" | "logit".
         masking: "multiply" in normalised space | "raw": towards black in RGB (needs the processor's mean and std)
             | "top": keep the top half of the patches, zero the rest: the same coverage for all [wang2020scorecam].
         mean: per channel, for "raw".
         std: per channel, for "raw".
-        batch_size: images in a forward pass.
-        precision: as `forwards.evaluating`.
+        **forward: score, batch_size and precision, as `forwards.row_scores`.
     """
     choice("masking", masking, ("multiply", "raw", "top"))
-    choice("score", score, SCORES)
-    pixel_values = check_input(model, pixel_values, batch_size)
+    pixel_values = check_input(model, pixel_values)
     maps = checked_maps(maps, pixel_values)
     if masking == "top":
         values, y, x = unit_values(maps, pixel_values, model)
@@ -158,90 +153,50 @@ def masked_scores(
         masked = ((pixel_values * std + mean) * keep[:, None] - mean) / std
     else:
         masked = pixel_values * keep[:, None]
-    with evaluating(model, pixel_values, precision) as found:
-        named, target = target, resolve(model, pixel_values, target, batch_size)
-        versions = torch.stack([pixel_values, masked], 1)
-        scores = each_row(
-            len(masked),
-            2,
-            batch_size,
-            masked.device,
-            lambda image, step: score_of(model, versions[image, step], target[image], score),
-        )
-    protocol = Protocol("drop and increase", score, _named(named), masking, precision=found, images=len(scores))
+    versions = torch.stack([pixel_values, masked], 1)
+
+    def run(image, step):
+        return model(versions[image, step])
+
+    scores, about = row_scores(model, pixel_values, target, 2, run, **forward)
+    protocol = Protocol("drop and increase", masking=masking, **about)
     return Masked(scores[:, 0], scores[:, 1], 100 * keep.float().mean((1, 2)), protocol)
 
 
 def insertion(
-    model: nn.Module,
-    pixel_values: torch.Tensor,
-    maps: torch.Tensor,
-    target=None,
-    *,
-    score: str = "probability",
-    baseline: Baseline = "zero",
-    steps: int | str | None = None,
-    unit: str = "patch",
-    grid=None,
-    batch_size: int = 64,
-    seed: int = 0,
-    precision: str = "float32",
+    model: nn.Module, pixel_values: torch.Tensor, maps: torch.Tensor, target: Target = None, **protocol: object
 ) -> Curve:
     """Insertion, higher is better: the score while patches appear on the baseline, the map's highest first.
 
     RISE's metric [petsiuk2018rise], by patch. Blind to what the baseline leaves standing: read `Curve.baseline_kept`.
-
-    Args:
-        model: classifier.
-        pixel_values: (B, channels, height, width).
-        maps: (B, R, C), ordered as they are, or (B, height, width), averaged per patch; ties keep reading order.
-        target: None (the class predicted on the full image) | int | (B,).
-        score: "probability" | "logit".
-        baseline: "zero" in normalised space | "blur" (RISE's; at 64 px it keeps most of the score) | "mean" of each
-            image | "linear": ROAD's noisy imputation, drawn with `seed` (slow: one solve an image and step)
-            | a function (x (b, channels, height, width), shown (b, height, width) bool) → x with the rest replaced.
-        steps: a number S (default min(R·C, 32)), equal numbers of patches each | "patch": one at a time.
-        unit: "patch" | "pixel", as RISE orders.
-        grid: (R, C); needed only for full-size maps of a model without a strided Conv2d.
-        batch_size: images in a forward pass.
-        seed: of "linear".
-        precision: as `forwards.evaluating`.
+    Arguments as `removal`, without its `order`.
     """
-    removal = _Removal(score, baseline, steps, unit, grid, batch_size, seed, precision)
-    return _curve(model, pixel_values, maps, target, removal, inserting=True)
+    return removal(model, pixel_values, maps, target, order="insert", **protocol)
 
 
 def deletion(
     model: nn.Module,
     pixel_values: torch.Tensor,
     maps: torch.Tensor,
-    target=None,
+    target: Target = None,
     *,
     order: str = "most",
-    score: str = "probability",
-    baseline: Baseline = "zero",
-    steps: int | str | None = None,
-    unit: str = "patch",
-    grid=None,
-    batch_size: int = 64,
-    seed: int = 0,
-    precision: str = "float32",
+    **protocol: object,
 ) -> Curve:
     """Deletion, lower is better: the score while patches give way to the baseline, the map's highest first.
 
     RISE's metric [petsiuk2018rise], by patch. Blind to the difference between a removed object and a picture that no
-    longer looks like any the model has seen. Arguments as `insertion`.
+    longer looks like any the model has seen. Arguments as `removal`.
 
     Args:
         order: "most" relevant first is MoRF; "least" is LeRF, and then higher is better.
     """
     choice("order", order, ("most", "least"))
-    removal = _Removal(score, baseline, steps, unit, grid, batch_size, seed, precision)
-    return _curve(model, pixel_values, maps, target, removal, order=order)
+    return removal(model, pixel_values, maps, target, order=order, **protocol)
 
 
 def morf_lerf(
-    model: nn.Module, pixel_values: torch.Tensor, maps: torch.Tensor, target=None, **protocol
+    model: nn.Module, pixel_values: torch.Tensor, maps: torch.Tensor, target: Target = None, **protocol: object
 ) -> tuple[Curve, Curve, torch.Tensor]:
     """Deletion with the most and with the least relevant first, and LeRF − MoRF of the areas (B,): higher is better.
 
@@ -254,7 +209,9 @@ def morf_lerf(
     return morf, lerf, lerf.auc - morf.auc
 
 
-def srg(model: nn.Module, pixel_values: torch.Tensor, maps: torch.Tensor, target=None, **protocol) -> torch.Tensor:
+def srg(
+    model: nn.Module, pixel_values: torch.Tensor, maps: torch.Tensor, target: Target = None, **protocol: object
+) -> torch.Tensor:
     """Symmetric relevance gain (B,), higher is better: AUC(least relevant removed first) − AUC(most relevant first).
 
     [bluecher2024srg] The first curve is Insertion read backwards, so this is Insertion − Deletion. A random order gives
@@ -276,50 +233,59 @@ def srg(model: nn.Module, pixel_values: torch.Tensor, maps: torch.Tensor, target
     return inserted.auc - deletion(model, pixel_values, maps, target, **protocol).auc
 
 
-@dataclass(frozen=True)
-class _Removal:
-    """How pixels are taken away: the part of a curve's arguments that does not depend on the images."""
+def removal(
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    maps: torch.Tensor,
+    target: Target = None,
+    *,
+    order: str,
+    baseline: Baseline = "zero",
+    steps: int | str | None = None,
+    unit: str = "patch",
+    grid: tuple[int, int] | None = None,
+    seed: int = 0,
+    **forward: object,
+) -> Curve:
+    """The curve behind `insertion` and `deletion`, and what both take.
 
-    score: str
-    baseline: Baseline
-    steps: int | str | None
-    unit: str
-    grid: tuple[int, int] | None
-    batch_size: int
-    seed: int
-    precision: str
-
-
-def _curve(model, pixel_values, maps, target, how, inserting=False, order="most"):
-    choice("score", how.score, SCORES)
-    pixel_values = check_input(model, pixel_values, how.batch_size)
-    fill = baseline_named(how.baseline, how.seed)
-    values, y, x = unit_values(checked_maps(maps, pixel_values), pixel_values, model, how.unit, how.grid)
-    place, units = ranks(values, descending=order == "most"), values[0].numel()
-    steps = step_count(how.steps, how.unit, units)
+    Args:
+        model: classifier.
+        pixel_values: (B, channels, height, width).
+        maps: (B, R, C), ordered as they are, or (B, height, width), averaged per patch; ties keep reading order.
+        target: None (the class predicted on the full image) | int | (B,).
+        order: "insert": the most relevant appear first | "most" | "least": they are removed first.
+        baseline: "zero" in normalised space | "blur" (RISE's; at 64 px it keeps most of the score) | "mean" of each
+            image | "linear": ROAD's noisy imputation, drawn with `seed` (slow: one solve an image and step)
+            | a function (x (b, channels, height, width), shown (b, height, width) bool) → x with the rest replaced.
+        steps: a number S (default min(R·C, 32)), equal numbers of patches each | "patch": one at a time.
+        unit: "patch" | "pixel", as RISE orders.
+        grid: (R, C); needed only for full-size maps of a model without a strided Conv2d.
+        seed: of "linear".
+        **forward: score, batch_size and precision, as `forwards.row_scores`.
+    """
+    pixel_values, inserting = check_input(model, pixel_values), order == "insert"
+    fill = baseline_named(baseline, seed)
+    values, y, x = unit_values(checked_maps(maps, pixel_values), pixel_values, model, unit, grid)
+    place, units = ranks(values, descending=order != "least"), values[0].numel()
+    steps = step_count(steps, unit, units)
     counts = torch.linspace(0, units, steps + 1, dtype=torch.float64).round().long().to(pixel_values.device)
-    with evaluating(model, pixel_values, how.precision) as precision:
-        named, target = target, resolve(model, pixel_values, target, how.batch_size)
 
-        def run(image, step):
-            shown = (place[image] < counts[step, None, None]) == inserting
-            return score_of(model, fill(pixel_values[image], on_pixels(shown, y, x)), target[image], how.score)
+    def run(image, step):
+        shown = (place[image] < counts[step, None, None]) == inserting
+        return model(fill(pixel_values[image], on_pixels(shown, y, x)))
 
-        # One row for each image and step, in one long batch; inputs are built chunk by chunk on the device.
-        scores = each_row(len(pixel_values), steps + 1, how.batch_size, pixel_values.device, run)
+    scores, about = row_scores(model, pixel_values, target, steps + 1, run, **forward)
     fractions = (counts / units).to(scores.dtype)
     full, empty = (scores[:, -1], scores[:, 0]) if inserting else (scores[:, 0], scores[:, -1])
     protocol = Protocol(
         "insertion" if inserting else "deletion",
-        how.score,
-        _named(named),
-        baseline=how.baseline if isinstance(how.baseline, str) else getattr(how.baseline, "__name__", "own"),
+        baseline=baseline if isinstance(baseline, str) else getattr(baseline, "__name__", "own"),
         order=None if inserting else order,
         steps=steps,
-        unit=how.unit,
-        precision=precision,
-        images=len(scores),
-        seed=how.seed if how.baseline == "linear" else None,
+        unit=unit,
+        seed=seed if baseline == "linear" else None,
+        **about,
     )
     return Curve(fractions, scores, torch.trapezoid(scores, fractions), full, empty, protocol)
 
@@ -347,7 +313,3 @@ def _pair(full, masked):
     if not bool((full.isfinite() & masked.isfinite()).all()):
         raise ValueError("full and masked scores must be finite; one of them is NaN or infinite.")
     return full, masked
-
-
-def _named(target):
-    return "predicted" if target is None else "label"

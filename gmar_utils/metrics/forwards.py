@@ -1,35 +1,24 @@
 """What every metric's forward passes share: precision, targets, scores, and the loop over (image, step) rows."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
 from torch import nn
 
-from ..capture.checks import check_model, check_pixel_values
+from ..capture.checks import check_model, check_pixel_values, check_whole, choice
 from ..capture.layout import find_blocks, logits_of, unwrap
 from ..capture.settling import settled
 from ..capture.target import class_score, probability, resolve_target
 
-
-def choice(name: str, value, allowed: Iterable) -> None:
-    """ValueError, naming what there is, unless `value` is one of `allowed`."""
-    if not any(value is a or type(value) is type(a) and value == a for a in allowed):
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
+SCORES = ("probability", "logit")
+Target = int | Sequence[int] | torch.Tensor | None  # None: the class predicted on the full image; else one, or (B,)
 
 
-def check_input(model: nn.Module, pixel_values, batch_size: int) -> torch.Tensor:
-    """The pixel values as `check_pixel_values` gives them; ValueError for those, a model or a batch size that is none.
-
-    Args:
-        model: classifier.
-        pixel_values: (B, channels, height, width).
-        batch_size: images in a forward pass, at least 1.
-    """
+def check_input(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
+    """The pixel values as `check_pixel_values` gives them; ValueError for those, or a model, that is none."""
     check_model(model)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}.")
     return check_pixel_values(pixel_values, model)
 
 
@@ -82,25 +71,53 @@ def _made_cheap(module, device, stack):
     return dtype
 
 
-def score_of(model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor, score: str) -> torch.Tensor:
-    """(B,) probability or logit of the target, float32 or wider."""
-    logits = logits_of(model(pixel_values))
+def score_of(model: nn.Module, output: object, target: torch.Tensor, score: str) -> torch.Tensor:
+    """(B,) probability or logit of the target in the model's output, float32 or wider."""
+    logits = logits_of(output)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     return probability(model, logits, target) if score == "probability" else class_score(logits, target)
 
 
-def resolve(model: nn.Module, pixel_values: torch.Tensor, target, batch_size: int) -> torch.Tensor:
+def row_scores(
+    model: nn.Module,
+    pixel_values: torch.Tensor,
+    target: Target,
+    steps: int,
+    run: Callable[[torch.Tensor, torch.Tensor], object],
+    *,
+    score: str = "probability",
+    batch_size: int = 64,
+    precision: str = "float32",
+) -> tuple[torch.Tensor, dict]:
+    """The target's score of every image at every step: one long batch of rows, made part by part.
+
+    Args:
+        model: classifier.
+        pixel_values: (B, channels, height, width).
+        target: None (the class predicted on the full image) | int | (B,).
+        steps: S.
+        run: (image, step), numbers (b,) of such rows → what the model gives for them.
+        score: "probability" | "logit".
+        batch_size: rows in a forward pass.
+        precision: as `evaluating`.
+
+    Returns:
+        Scores (B, S), and what a protocol says of them: score, target, precision, images.
+    """
+    choice("score", score, SCORES)
+    check_whole("batch_size", batch_size)
+    rows = torch.arange(len(pixel_values) * steps, device=pixel_values.device)
+    with evaluating(model, pixel_values, precision) as found:
+        ids = _resolved(model, pixel_values, target, batch_size)
+        parts = ((row // steps, row % steps) for row in rows.split(batch_size))
+        scores = [score_of(model, run(image, step), ids[image], score) for image, step in parts]
+    about = {"score": score, "target": "predicted" if target is None else "label", "precision": found}
+    return torch.cat(scores).unflatten(0, (-1, steps)), about | {"images": len(pixel_values)}
+
+
+def _resolved(model, pixel_values, target, batch_size):
     """Class ids (B,); None is the predicted class. A given one is checked against one image's logits, no full pass."""
     if target is None:
         return torch.cat([resolve_target(model, logits_of(model(x))) for x in pixel_values.split(batch_size)])
     logits = logits_of(model(pixel_values[:1]))
     return resolve_target(model, logits.expand(len(pixel_values), -1), target)
-
-
-def each_row(
-    images: int, steps: int, batch_size: int, device, run: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-) -> torch.Tensor:
-    """Scores (images, steps) of `run(image, step)`, which gets the numbers (b,) of up to `batch_size` such rows."""
-    rows = torch.arange(images * steps, device=device)
-    scores = [run(row // steps, row % steps) for row in rows.split(batch_size)]
-    return torch.cat(scores).unflatten(0, (images, steps))

@@ -5,22 +5,22 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from ..capture.checks import choice
 from ..capture.layout import unwrap
-from .faithfulness import SCORES, Curve, Protocol
-from .forwards import check_input, choice, each_row, evaluating, resolve, score_of
+from .faithfulness import Curve, Protocol
+from .forwards import Target, check_input, evaluating, row_scores
+from .units import ranks
 
 
 def head_ablation(
     model: nn.Module,
     pixel_values: torch.Tensor,
     importance: torch.Tensor,
-    target=None,
+    target: Target = None,
     *,
-    layers=None,
     order: str = "most",
-    score: str = "probability",
-    batch_size: int = 64,
     seed: int = 0,
+    **forward: object,
 ) -> Curve:
     """The target's score against the number of muted heads, (B, S+1): S heads in all, muted one after the other.
 
@@ -31,75 +31,55 @@ def head_ablation(
     Args:
         model: classifier.
         pixel_values: (B, channels, height, width).
-        importance: (B, L, H): GMAR weights to order heads within a layer, gradient norms ‖G‖ over the network.
+        importance: (B, L, H), such as gradient norms ‖G‖: heads are ordered over the whole network.
         target: None (the predicted class) | int | (B,).
-        layers: the layers whose heads are muted, such as [3]; None: all of them, in one order over the network.
         order: "most" | "least" | "random", drawn with `seed`.
-        score: "probability" | "logit".
-        batch_size: images in a forward pass.
         seed: of the random order.
+        **forward: score, batch_size and precision, as `forwards.row_scores`.
     """
     choice("order", order, ("most", "least", "random"))
-    choice("score", score, SCORES)
-    pixel_values = check_input(model, pixel_values, batch_size)
+    pixel_values = check_input(model, pixel_values)
     importance = torch.as_tensor(importance).float()
     if importance.ndim != 3 or len(importance) != len(pixel_values) or not bool(importance.isfinite().all()):
         raise ValueError(
             f"importance must be finite numbers (B, L, H) with B = {len(pixel_values)}, got {tuple(importance.shape)}."
         )
-    batch, depth, heads = importance.shape
-    layers = list(range(depth)) if layers is None else list(layers)
-    values = importance[:, layers].flatten(1)
-    if order == "random":
-        values = torch.rand(values.shape, generator=torch.Generator().manual_seed(seed))
-    place = values.argsort(dim=1, descending=order != "least", stable=True).argsort(dim=1)
-    turn = torch.full(importance.shape, values.shape[1], dtype=torch.long)  # heads outside `layers` are never reached
-    turn[:, layers] = place.unflatten(1, (len(layers), heads)).cpu()
-    turn, steps = turn.to(pixel_values.device), values.shape[1]
-    with evaluating(model, pixel_values) as precision:
-        named, target = target, resolve(model, pixel_values, target, batch_size)
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.rand(importance.shape, generator=generator) if order == "random" else importance
+    turn = ranks(values, descending=order != "least").to(pixel_values.device)
+    module, steps = unwrap(model), importance[0].numel()
 
-        def run(image, muted):
-            with MutedHeads(turn[image] >= muted[:, None, None]):
-                return score_of(unwrap(model), pixel_values[image], target[image], score)
+    def run(image, count):
+        with MutedHeads(turn[image] >= count[:, None, None]):
+            return module(pixel_values[image])
 
-        scores = each_row(batch, steps + 1, batch_size, pixel_values.device, run)
+    scores, about = row_scores(module, pixel_values, target, steps + 1, run, **forward)
     fractions = torch.linspace(0, 1, steps + 1, device=scores.device, dtype=scores.dtype)
-    protocol = Protocol(
-        "head ablation",
-        score,
-        "predicted" if named is None else "label",
-        order=order,
-        steps=steps,
-        unit="head",
-        precision=precision,
-        images=batch,
-        seed=seed if order == "random" else None,
-    )
+    seed = seed if order == "random" else None
+    protocol = Protocol("head ablation", order=order, steps=steps, unit="head", seed=seed, **about)
     return Curve(fractions, scores, torch.trapezoid(scores, fractions), scores[:, 0], scores[:, -1], protocol)
 
 
 def head_effects(
-    model: nn.Module, pixel_values: torch.Tensor, target=None, *, score: str = "logit", batch_size: int = 64
+    model: nn.Module, pixel_values: torch.Tensor, target: Target = None, **forward: object
 ) -> torch.Tensor:
-    """|Δy| (B, L, H): how far the target's score moves when each head alone is muted. Arguments as `head_ablation`."""
-    choice("score", score, SCORES)
-    pixel_values = check_input(model, pixel_values, batch_size)
-    with evaluating(model, pixel_values):
-        module, device = unwrap(model), pixel_values.device
-        target = resolve(module, pixel_values, target, batch_size)
-        with MutedHeads() as counted:
-            module(pixel_values[:1])
-        depth, heads = len(counted.heads), counted.heads[0]
-        count = depth * heads
-        keep = ~torch.eye(count + 1, count, dtype=torch.bool, device=device).unflatten(1, (depth, heads))
+    """|Δy| (B, L, H): how far the target's score moves when each head alone is muted.
 
-        def run(image, head):  # the last of them mutes nothing
-            with MutedHeads(keep[head]):
-                return score_of(module, pixel_values[image], target[image], score)
+    Arguments as `head_ablation`; score="logit" is the default here."""
+    pixel_values = check_input(model, pixel_values)
+    module = unwrap(model)
+    with evaluating(module, pixel_values), MutedHeads() as counted:
+        module(pixel_values[:1])
+    depth, heads = len(counted.heads), counted.heads[0]
+    keep = ~torch.eye(depth * heads + 1, depth * heads, dtype=torch.bool, device=pixel_values.device)
+    keep = keep.unflatten(1, (depth, heads))  # the last step mutes nothing
 
-        scores = each_row(len(pixel_values), count + 1, batch_size, device, run)
-        return (scores[:, :-1] - scores[:, -1:]).abs().unflatten(1, (depth, heads))
+    def run(image, head):
+        with MutedHeads(keep[head]):
+            return module(pixel_values[image])
+
+    scores, _ = row_scores(module, pixel_values, target, len(keep), run, **{"score": "logit"} | forward)
+    return (scores[:, :-1] - scores[:, -1:]).abs().unflatten(1, (depth, heads))
 
 
 class MutedHeads(TorchFunctionMode):

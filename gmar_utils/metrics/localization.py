@@ -3,7 +3,7 @@
 Maps and masks are (B, height, width) tensors, or lists of B (height, width) tensors of different sizes: photos keep
 their own pixels. In a mask 0 is background, 255 is void and ignored everywhere, anything else is foreground; a mask of
 0 and 255 alone is a binary mask saved as a picture, and 255 is its foreground. Results are (B,) percentages; an image
-without foreground gives NaN, and `summarize` leaves it out and counts it.
+without foreground gives NaN.
 """
 
 import math
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from .forwards import choice
+from ..capture.checks import choice
 
 VOID = 255
 PRESETS = {
@@ -28,13 +28,18 @@ def counts(maps, masks, threshold: float | str = 0.5) -> torch.Tensor:
     Foreground of a map = map > threshold; "mean" is the map's own mean over the pixels that are not void. Kept apart so
     that dataset-level figures, and their bootstrap, come from sums.
     """
-    if threshold != "mean" and not (isinstance(threshold, int | float) and math.isfinite(threshold)):
-        raise ValueError(f"threshold must be a number or 'mean', got {threshold!r}.")
+    check_threshold(threshold)
     rows = []
     for values, truth in _pairs(maps, masks):
         found = values > (values.mean() if threshold == "mean" else threshold)
         rows.append([(found & truth).sum(), (found & ~truth).sum(), (~found & truth).sum(), (~found & ~truth).sum()])
     return torch.tensor(rows, dtype=torch.float64).reshape(-1, 4)
+
+
+def check_threshold(threshold: object) -> None:
+    """ValueError unless it is "mean" or a finite number."""
+    if threshold != "mean" and not (isinstance(threshold, int | float) and math.isfinite(threshold)):
+        raise ValueError(f"threshold must be a number or 'mean', got {threshold!r}.")
 
 
 def pixel_accuracy(maps, masks, threshold: float | str = 0.5, aggregate: str = "image") -> torch.Tensor:
@@ -103,12 +108,6 @@ def iou_of(counts: torch.Tensor, iou: str = "foreground", aggregate: str = "imag
     return torch.where(foreground.isnan(), foreground, torch.stack([foreground, background]).nanmean(0))
 
 
-def summarize(values: torch.Tensor) -> tuple[float, int, int]:
-    """Mean over the images that have a value, how many those are, and how many were left out (NaN)."""
-    left_out = int(values.isnan().sum())
-    return float(values.nanmean()), values.numel() - left_out, left_out
-
-
 def which(maps, masks, others) -> torch.Tensor:
     """One of two objects (B,): 1 where the map's mean inside the target's mask is above that inside the other's.
 
@@ -120,11 +119,7 @@ def which(maps, masks, others) -> torch.Tensor:
         masks: the object that is explained.
         others: the other object.
     """
-    inside = [(m[t].mean(), m[o].mean()) for m, t, o in _two_objects(maps, masks, others)]
-    return torch.tensor(
-        [math.nan if a.isnan() or b.isnan() else float(a > b) + 0.5 * float(a == b) for a, b in inside],
-        dtype=torch.float64,
-    )
+    return _of_two(maps, masks, others, lambda a, b: float(a.mean() > b.mean()) + 0.5 * float(a.mean() == b.mean()))
 
 
 def auroc(maps, masks, others) -> torch.Tensor:
@@ -133,37 +128,33 @@ def auroc(maps, masks, others) -> torch.Tensor:
     The area under the ROC curve; 0.5 is chance, and the two questions about a photo sum to 1 for a map that does not
     change with the question. Arguments, and what it is blind to, as `which`.
     """
-    results = []
-    for values, truth, other in _two_objects(maps, masks, others):
-        if not truth.any() or not other.any():
-            results.append(math.nan)
-            continue
-        label = torch.cat([torch.ones(int(truth.sum())), torch.zeros(int(other.sum()))])
-        results.append(roc_auc_score(label.numpy(), torch.cat([values[truth], values[other]]).numpy()))
-    return torch.tensor(results, dtype=torch.float64)
+
+    def area(a, b):
+        return roc_auc_score([1] * len(a) + [0] * len(b), torch.cat([a, b]).numpy())
+
+    return _of_two(maps, masks, others, area)
 
 
 def outside_is_void(maps, masks) -> tuple[list, list]:
     """What `to_photo` marks NaN (outside the model's crop) becomes void in the masks and 0 in the maps.
 
-    The model never saw those pixels, so a map can be neither right nor wrong there. Masks come back with foreground 1.
+    The model never saw those pixels, so a map can be neither right nor wrong there. Maps come back in float64 and masks
+    with foreground 1, both on the CPU.
     """
-    _same_number(maps, masks, "masks")
-    pairs = [(torch.as_tensor(m), torch.as_tensor(t).cpu()) for m, t in zip(maps, masks, strict=True)]
     found = []
-    for number, (values, mask) in enumerate(pairs):
+    for number, values, mask in _each(maps, masks=masks):
         foreground, void = _parts(values, mask, number)
-        seen = values.isfinite().cpu()
+        seen = values.isfinite()
         mask = (foreground & seen).to(torch.uint8).masked_fill_(void | ~seen, VOID)
         # A mask of 0 and 255 alone would read as a picture of a binary mask: nothing to find here is void throughout.
-        found.append(mask if bool((mask == 1).any()) else torch.full_like(mask, VOID))
-    return [values.nan_to_num(0) for values, _ in pairs], found
+        found.append((values.nan_to_num(0), mask if bool((mask == 1).any()) else torch.full_like(mask, VOID)))
+    return [values for values, _ in found], [mask for _, mask in found]
 
 
 def _aggregated(counts, aggregate):
     """tp, fp, fn, tn: (B,) each, NaN for images without foreground, or their sums over the images that have some."""
     choice("aggregate", aggregate, ("image", "dataset"))
-    empty = (counts[:, 0] + counts[:, 2] == 0)[:, None]
+    empty = (counts[..., 0] + counts[..., 2] == 0)[..., None]
     if aggregate == "dataset":
         counts = counts.masked_fill(empty, 0).sum(0)
     else:
@@ -173,31 +164,29 @@ def _aggregated(counts, aggregate):
 
 def _pairs(maps, masks):
     """Each image's map values and foreground flags without the void, (pixels,) float64 and bool, on the CPU."""
-    _same_number(maps, masks, "masks")
-    for number, (values, mask) in enumerate(zip(maps, masks, strict=True)):
-        values = _map(values, number)
-        foreground, void = _parts(values, torch.as_tensor(mask).cpu(), number)
+    for number, values, mask in _each(maps, masks=masks):
+        foreground, void = _parts(values, mask, number)
         _no_nan(values, number)
         yield values[~void], foreground[~void]
 
 
-def _two_objects(maps, masks, others):
-    """Each image's map (height, width), float64, and the pixels of its two objects; the model's crop is respected."""
-    _same_number(maps, masks, "masks")
-    _same_number(maps, others, "other masks")
-    for number, (values, mask, other) in enumerate(zip(maps, masks, others, strict=True)):
-        values = _map(values, number)
+def _of_two(maps, masks, others, judge):
+    """judge(values on one object, values on the other) of each image, where the model looked; NaN without both."""
+    results = []
+    for number, values, *pair in _each(maps, masks=masks, other_masks=others):
         if not bool(values.isfinite().any()):
             _no_nan(values, number)
-        (truth, _), (second, _) = (_parts(values, torch.as_tensor(m).cpu(), number) for m in (mask, other))
+        truth, second = (_parts(values, mask, number)[0] for mask in pair)
         if bool((truth & second).any()):
             raise ValueError(f"the two masks of image {number} overlap; each pixel belongs to one object at most.")
-        seen = ~values.isnan()
-        yield values, truth & seen, second & seen
+        first, second = (values[part & ~values.isnan()] for part in (truth, second))
+        results.append(judge(first, second) if len(first) and len(second) else math.nan)
+    return torch.tensor(results, dtype=torch.float64)
 
 
 def _parts(values, mask, number):
     """Foreground and void of a mask (height, width), bool; ValueError for a mask that is none."""
+    mask = torch.as_tensor(mask).cpu()
     if values.shape != mask.shape or values.ndim != 2 or mask.is_complex():
         raise ValueError(
             f"map {number} is {tuple(values.shape)} and its mask {tuple(mask.shape)}, {mask.dtype}: both must be "
@@ -220,19 +209,23 @@ def _parts(values, mask, number):
     return (mask != 0) & (mask != VOID), mask == VOID
 
 
-def _same_number(maps, others, name):
-    for given, called in ((maps, "maps"), (others, name)):
+def _each(maps, **others):
+    """Number, map (float64, on the CPU) and what belongs to it of each image; ValueError unless all have their own."""
+    for name, given in {"maps": maps, **others}.items():
         if not isinstance(given, list | tuple | torch.Tensor | np.ndarray) or not getattr(given, "ndim", 1):
-            raise ValueError(f"{called} must be a tensor or a list, one for each image, got {type(given).__name__}.")
-    if len(maps) != len(others):
-        raise ValueError(f"{len(maps)} maps but {len(others)} {name}.")
+            raise ValueError(f"{name} must be a tensor or a list, one for each image, got {type(given).__name__}.")
+        if len(given) != len(maps):
+            raise ValueError(f"{len(maps)} maps but {len(given)} {name.replace('_', ' ')}.")
+    for number, (values, *rest) in enumerate(zip(maps, *others.values(), strict=True)):
+        values = torch.as_tensor(values).cpu()
+        if values.is_complex() or not values.numel():
+            raise ValueError(f"map {number} must hold real numbers, got {tuple(values.shape)} of {values.dtype}.")
+        yield number, values.double(), *rest
 
 
 def _boxed(maps, boxes):
     """Each image's map (height, width) float64, and which of its pixels lie in the box."""
-    _same_number(maps, boxes, "boxes")
-    for number, (values, box) in enumerate(zip(maps, boxes, strict=True)):
-        values = _map(values, number)
+    for number, values, box in _each(maps, boxes=boxes):
         _no_nan(values, number)
         if values.ndim != 2 or np.shape(box) != (4,):
             got = f"{tuple(values.shape)} and {tuple(np.shape(box))}"
@@ -247,14 +240,6 @@ def _boxed(maps, boxes):
                 "boxes are x0, y0, x1, y1 in the map's pixels, x1 and y1 exclusive."
             )
         yield values, inside
-
-
-def _map(values, number):
-    """The values of a map, float64, on the CPU."""
-    values = torch.as_tensor(values).cpu()
-    if values.is_complex() or not values.numel():
-        raise ValueError(f"map {number} must hold real numbers, got {tuple(values.shape)} of {values.dtype}.")
-    return values.double()
 
 
 def _no_nan(values, number):

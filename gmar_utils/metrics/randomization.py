@@ -16,7 +16,8 @@ from ..capture.layout import blocks, unwrap
 def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Spearman's ρ (B,) of two (B, …) tensors, image by image; NaN where one of them is constant."""
     pairs = zip(a.flatten(1).double().cpu(), b.flatten(1).double().cpu(), strict=True)
-    return torch.tensor([_spearman(x, y) for x, y in pairs], dtype=torch.float64)
+    found = [float(spearmanr(x, y).statistic) if x.std() > 0 and y.std() > 0 else math.nan for x, y in pairs]
+    return torch.tensor(found, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,6 @@ def _draw_anew(module):
     for parameter in module.parameters(recurse=False):
         spread = parameter.float().std().item() if parameter.numel() > 1 else abs(parameter.item())
         parameter.normal_(0, spread)
-
-
-def _spearman(x, y):
-    return float(spearmanr(x, y).statistic) if x.std() > 0 and y.std() > 0 else math.nan
 
 
 def _ssim(a, b):

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from ..capture import trace
+from ..capture.checks import choice
 from ..photo import minmax, resize
-from .forwards import choice
 
 
 def checked_maps(maps: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -67,7 +67,8 @@ def unit_values(
         return maps, *(torch.arange(n, device=maps.device) for n in size)
     full = tuple(maps.shape[1:]) == size and tuple(grid or ()) != size
     rows, columns = (grid or trace(model, pixel_values[:1], gradients=False).grid) if full else maps.shape[1:]
-    strides = _patch_size(model) or (None, None)
+    strided = (m.stride for m in model.modules() if isinstance(m, nn.Conv2d) and m.stride == m.kernel_size)
+    strides = next(strided, (None, None))
     y, x = (_unit_of(n, k, s, maps.device) for n, k, s in zip(size, (rows, columns), strides, strict=True))
     if full:
         place = (y[:, None] * columns + x).flatten()
@@ -85,11 +86,6 @@ def ranks(values: torch.Tensor, descending: bool) -> torch.Tensor:
 def on_pixels(units: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Something of each unit (B, R, C) spread over its pixels (B, height, width)."""
     return units[:, y][:, :, x]
-
-
-def _patch_size(model):
-    strided = (m for m in model.modules() if isinstance(m, nn.Conv2d) and m.stride == m.kernel_size)
-    return next((m.stride for m in strided), None)
 
 
 def _unit_of(pixels, units, stride, device):

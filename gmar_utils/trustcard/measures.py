@@ -212,7 +212,7 @@ def _scores(model, photo, said, shown, baseline, batch_size):
     found = []
     for part in different.unflatten(1, shown.shape[-2:]).to(x.device).split(batch_size):
         pictures = fill(x.expand(len(part), *x.shape[1:]), on_pixels(part, rows, columns))
-        found.append(score_of(model, pictures, target.expand(len(part)), score).cpu())
+        found.append(score_of(model, model(pictures), target.expand(len(part)), score).cpu())
     return torch.cat(found)[back].view(shown.shape[:-2])
 
 

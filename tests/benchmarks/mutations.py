@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 ROOT = Path(__file__).parents[2]
 ENOUGH = 3
@@ -38,6 +39,7 @@ def first_token(recorder, logits, model, pixel_values):
 
 
 def any_mask(values, mask, number):
+    mask = torch.as_tensor(mask)
     return (mask != 0) & (mask != 255), mask == 255
 
 

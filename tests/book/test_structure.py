@@ -112,7 +112,7 @@ def test_the_maps_are_an_evenings_reading():
 
 def test_the_library_stays_small():
     """The aim is 4,600. The number below may only fall."""
-    assert size(lambda r: r not in ("teaching", "explorer", "export", "trustcard")) <= 5800
+    assert size(lambda r: r not in ("teaching", "explorer", "export", "trustcard")) <= 5150
 
 
 LONG = {  # to be cut; nothing may be added
@@ -211,17 +211,12 @@ def test_no_word_points_at_a_file_that_is_not_there(path):
 SKIPS = {
     "gmar_utils/export/graph.py": 1,
     "gmar_utils/export/weights.py": 1,
-    "gmar_utils/methods/weighting.py": 1,
     "tests/benchmarks/bench_export.py": 1,
     "tests/benchmarks/bench_maps.py": 2,
     "tests/browser/test_explorer.py": 1,
     "tests/browser/test_pages.py": 1,
     "tests/unit/teaching/test_audit.py": 1,
-    "tests/unit/test_capture.py": 1,
     "tests/unit/test_explorer.py": 4,
-    "tests/unit/test_metrics_localization.py": 1,
-    "tests/unit/test_metrics_sanity.py": 3,
-    "tests/unit/test_propagation.py": 2,
 }
 UNSAID = {
     "gmar_utils/capture/checks.py": 2,
@@ -230,21 +225,18 @@ UNSAID = {
     "gmar_utils/checkpoint.py": 7,
     "gmar_utils/cli/evaluate.py": 2,
     "gmar_utils/data/sources.py": 1,
-    "gmar_utils/evaluation/measures.py": 8,
+    "gmar_utils/evaluation/measures.py": 6,
     "gmar_utils/evaluation/pairs.py": 1,
     "gmar_utils/evaluation/provenance.py": 2,
     "gmar_utils/evaluation/run.py": 1,
     "gmar_utils/evaluation/summary.py": 2,
-    "gmar_utils/evaluation/variants.py": 2,
+    "gmar_utils/evaluation/variants.py": 1,
     "gmar_utils/explorer/packing.py": 3,
     "gmar_utils/explorer/widget.py": 1,
     "gmar_utils/export/graph.py": 6,
     "gmar_utils/export/saving.py": 1,
     "gmar_utils/methods/registry.py": 5,
-    "gmar_utils/metrics/consistency.py": 1,
-    "gmar_utils/metrics/faithfulness.py": 5,
-    "gmar_utils/metrics/forwards.py": 5,
-    "gmar_utils/metrics/heads.py": 2,
+    "gmar_utils/metrics/forwards.py": 1,
     "gmar_utils/metrics/imputation.py": 1,
     "gmar_utils/metrics/localization.py": 9,
     "gmar_utils/metrics/units.py": 1,

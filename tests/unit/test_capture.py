@@ -273,18 +273,34 @@ class Encoder(nn.Module):
 @pytest.mark.parametrize(
     "model, reason",
     [
-        (lambda: hf.SwinForImageClassification(
-            hf.SwinConfig(image_size=32, patch_size=2, depths=[1, 1], num_heads=[2, 2], embed_dim=16, window_size=4)
-        ), "Windowed"),
-        (lambda: hf.ResNetForImageClassification(
-            hf.ResNetConfig(depths=[1, 1], hidden_sizes=[8, 16], embedding_size=8, layer_type="basic")
-        ), "a CNN has no attention"),
+        (
+            lambda: hf.SwinForImageClassification(
+                hf.SwinConfig(image_size=32, patch_size=2, depths=[1, 1], num_heads=[2, 2], embed_dim=16, window_size=4)
+            ),
+            "Windowed",
+        ),
+        (
+            lambda: hf.ResNetForImageClassification(
+                hf.ResNetConfig(depths=[1, 1], hidden_sizes=[8, 16], embedding_size=8, layer_type="basic")
+            ),
+            "a CNN has no attention",
+        ),
         (Encoder, "nn.MultiheadAttention"),
-        (lambda: hf.ViTModel(hf.ViTConfig(
-            image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
-        )), "classification head"),
+        (
+            lambda: hf.ViTModel(
+                hf.ViTConfig(
+                    image_size=32,
+                    patch_size=8,
+                    hidden_size=16,
+                    num_hidden_layers=1,
+                    num_attention_heads=2,
+                    intermediate_size=8,
+                )
+            ),
+            "classification head",
+        ),
     ],
-)  # fmt: skip
+)
 def test_models_without_usable_attention_say_why(model, reason):
     with pytest.raises(ValueError, match=reason):
         explain(model(), images("vit"))

@@ -6,7 +6,7 @@ import pytest
 import scipy.stats
 
 from gmar_utils.evaluation.measures import BASELINE, COUNTS, checked_options
-from gmar_utils.evaluation.summary import footnote, interval, paired_bootstrap, summarize, tables, to_markdown
+from gmar_utils.evaluation.summary import footnote, interval, paired_bootstrap, summarize, to_markdown
 
 OPTIONS = checked_options()
 
@@ -109,16 +109,16 @@ def test_a_baseline_that_keeps_much_is_flagged():
     assert to_markdown(summarize(both, ["a"], OPTIONS)).count("the baseline image") == 1
 
 
-def test_tables_hold_the_texts_the_bold_and_the_notes_of_the_markdown():
+def test_the_text_holds_means_differences_bold_and_notes():
     rows = pd.concat([made_up(m, a=[1.0, 2, 4], b=[0.5, 1, 1.5]) for m in ("insertion", "average_drop")])
     summary = summarize(rows, ["a", "b"], OPTIONS, {"b": "a"})
     protocol = {"insertion": "how it was measured", "average_drop": "how it was measured"}
-    means, differences = tables(summary, protocol)
-    assert list(means.frame.columns) == ["Avg Drop ↓", "Insertion ↑"]
-    assert list(means.frame.index) == ["a", "b"] and list(differences.frame.index) == ["b − a"]
-    line = summary.query("method == 'a' and metric == 'insertion'").iloc[0]
-    assert means.frame.loc["a", "Insertion ↑"] == f"{line['mean']:.2f} [{line['low']:.2f}, {line['high']:.2f}]"
-    assert means.bold.loc["b", "Avg Drop ↓"] and means.bold.shape == means.frame.shape
     text = to_markdown(summary, protocol)
-    assert not means.notes and differences.notes == ["how it was measured"] and "- how it was measured" in text
-    assert text.endswith(footnote(summary) + "\n")
+    means, differences, notes = text.split("\n\n")[:3]
+    assert [c.strip() for c in means.splitlines()[0].split("|")[1:-1]] == ["Method", "Avg Drop ↓", "Insertion ↑"]
+    assert [line.split("|")[1].strip() for line in means.splitlines()[2:]] == ["a", "b"]
+    assert differences.splitlines()[0].startswith("| Paired difference") and "| b − a " in differences
+    line = summary.query("method == 'a' and metric == 'average_drop'").iloc[0]
+    assert f"| {line['mean']:.2f} [{line['low']:.2f}, {line['high']:.2f}]" in means.splitlines()[2]
+    assert means.splitlines()[3].split("|")[2].strip().startswith("**1.00** [")
+    assert notes == "- how it was measured" and text.endswith(footnote(summary) + "\n")

@@ -398,7 +398,7 @@ def test_extreme_alpha_stays_finite(variant, alpha):
         ("rollout", {"variant": "abnar"}, ValueError, "output-first"),
         ("legrad", {"layers": 4}, ValueError, "from 1 to 3"),
         ("legrad", {"pool": "max"}, ValueError, "pool"),
-        ("libra", {"layers": "last"}, ValueError, "all, input, upper"),
+        ("libra", {"layers": "last"}, ValueError, "'all', 'input', 'upper'"),
         ("occlusion", {"size": 0}, ValueError, "size"),
         ("occlusion", {"size": 1.5}, ValueError, "size"),
         ("occlusion", {"batch": 0}, TypeError, "it takes size, baseline, batch_size"),

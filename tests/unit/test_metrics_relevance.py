@@ -140,7 +140,7 @@ def test_saco_replaces_by_each_channels_own_mean():
 
 @pytest.mark.parametrize(
     "options",
-    [{"groups": 1}, {"groups": 2.5}, {"groups": True}, {"score": "loss"}, {"baseline": "black"}, {"batch_size": 0}],
+    [{"groups": 1}, {"groups": 2.5}, {"groups": True}, {"score": "loss"}, {"batch_size": 0}],
 )
 def test_saco_refuses(options):
     with pytest.raises(ValueError, match=next(iter(options))):

@@ -30,12 +30,14 @@ class PoolerHead(nn.Module):
 
     def head(self, tokens):
         pooled = self.dense(tokens[:, 0]).tanh()
-        return self.inner.head({
-            "function": lambda: nn.functional.normalize(pooled, dim=-1),
-            "norm": lambda: pooled / pooled.norm(dim=-1, keepdim=True),
-            "vector_norm": lambda: pooled / torch.linalg.vector_norm(pooled, dim=-1, keepdim=True),
-            "no": lambda: pooled,
-        }[self.normalize]())  # fmt: skip
+        return self.inner.head(
+            {
+                "function": lambda: nn.functional.normalize(pooled, dim=-1),
+                "norm": lambda: pooled / pooled.norm(dim=-1, keepdim=True),
+                "vector_norm": lambda: pooled / torch.linalg.vector_norm(pooled, dim=-1, keepdim=True),
+                "no": lambda: pooled,
+            }[self.normalize]()
+        )
 
     @property
     def blocks(self):
@@ -154,10 +156,12 @@ MODELS = {
     "timm, rotary, qk norm, layer scale": lambda: with_blocks(nn.LayerNorm),
     "timm, RMSNorm of torch": lambda: with_blocks(nn.RMSNorm),
     "timm, RMSNorm by hand": lambda: with_blocks(RMSNorm),
-    **{f"timm, tanh pooler, norm: {n}": lambda n=n: PoolerHead(TimmStyle(), n)
-       for n in ("function", "norm", "vector_norm", "no")},
+    **{
+        f"timm, tanh pooler, norm: {n}": lambda n=n: PoolerHead(TimmStyle(), n)
+        for n in ("function", "norm", "vector_norm", "no")
+    },
     "timm, attention pooling": lambda: AttentionPooling("function"),
-}  # fmt: skip
+}
 # its biases are in one parameter with those of query and key, which get a gradient only here: they are not frozen
 SERVED = MODELS | {"timm, attention pooling by nn.MultiheadAttention": lambda: AttentionPooling("module")}
 
@@ -260,7 +264,7 @@ def test_a_model_whose_layers_were_changed_after_the_trace_is_refused():
 
 
 def test_layers_are_named():
-    with pytest.raises(ValueError, match="all, input, upper"):
+    with pytest.raises(ValueError, match="layers must be one of 'all', 'input', 'upper', got 2"):
         explain(build("vit"), images("vit"), "libra", layers=2)
 
 

@@ -12,7 +12,7 @@ from gmar_utils.evaluation import DEFAULT_METHODS, evaluate
 from gmar_utils.evaluation.measures import BASELINE
 from gmar_utils.evaluation.provenance import provenance, weights_sha256
 from gmar_utils.evaluation.summary import interval
-from gmar_utils.evaluation.variants import functions, specified
+from gmar_utils.evaluation.variants import bound_methods
 
 from . import RESULTS
 
@@ -57,7 +57,7 @@ class Run:
 
 def bound(methods):
     """{label: method as `evaluate` takes it} → {label: function of a trace}, for `explain_many`."""
-    return functions(specified(methods), SEED)
+    return bound_methods(methods, SEED)
 
 
 def sample(records, n):
