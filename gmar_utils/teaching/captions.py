@@ -165,7 +165,7 @@ def matched(clip: CLIPModel, words, pixels: torch.Tensor, labels: torch.Tensor, 
     }
 
 
-def train(n: int = 4_000, steps: int = 1500, batch: int = 64, rate: float = 1.5e-3, seed: int = 0, minutes: float = 15):
+def train(n: int = 8_000, steps: int = 2800, batch: int = 64, rate: float = 1.5e-3, seed: int = 0, minutes: float = 60):
     """The trained CLIP, its tokenizer and what was measured on the way."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)
@@ -266,7 +266,7 @@ def card(config: CLIPConfig, words: int, found: dict) -> str:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=CHECKPOINTS / NAME)
-    parser.add_argument("--minutes", type=float, default=40)
+    parser.add_argument("--minutes", type=float, default=60)
     arguments = parser.parse_args()
     clip, words, processor, log = train(minutes=arguments.minutes)
     clip.half().save_pretrained(arguments.out)
