@@ -95,7 +95,8 @@ def summary(name, setting=None, metrics=None):
         table, cards = table[table["setting"] == setting].drop(columns="setting"), cards[setting]
     if metrics:
         table = table[table["metric"].isin(metrics)]
-    return Markdown(unbroken(to_markdown(table.assign(method=table["method"].map(title_of)), cards)))
+    table = table.assign(**{k: table[k].map(title_of, na_action="ignore") for k in ("method", "twin") if k in table})
+    return Markdown(unbroken(to_markdown(table, cards)))
 
 
 def unbroken(text):
