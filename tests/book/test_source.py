@@ -106,6 +106,34 @@ class TestNotebook:
                 assert re.search(r"checks\.\w+\(|assert ", source(cell)), cell["id"]
 
 
+BACK = ("explore", "gallery", "words", "08_finetune", "09_gmar_table", "10_report_table", "11_audit", "12_decide")
+HIDDEN = {"remove-input", "hide-input", "hide-cell", "remove-cell"}
+
+
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.stem in (*BACK, "classroom")], ids=name)
+class TestReading:
+    """What a reader meets on the page."""
+
+    def test_shown_code_fits_the_page(self, path):
+        shown = [c for c in cells(path, "code") if not HIDDEN & set(c["metadata"].get("tags", []))]
+        wide = {c["id"]: max(map(len, source(c).splitlines())) for c in shown}
+        assert max(wide.values(), default=0) <= 88, wide
+
+    def test_few_bars_hide_code(self, path):
+        assert sum({"hide-input", "hide-cell"} & set(c["metadata"].get("tags", [])) != set() for c in cells(path)) <= 8
+
+    def test_folds_say_what_is_in_them(self, path):
+        folds = [c for c in cells(path, "code") if "hide-output" in c["metadata"].get("tags", [])]
+        assert all(c["metadata"].get("mystnb", {}).get("code_prompt_show") for c in folds)
+
+    def test_figures_have_a_caption(self, path):
+        """But for those that only paper shows, under the live picture, and those in a fold, which has its own line."""
+        for cell in cells(path, "code"):
+            about = cell["metadata"].get("mystnb", {})
+            if "image" in about and not {"still", "hide-output"} & set(cell["metadata"].get("tags", [])):
+                assert about.get("figure", {}).get("caption"), cell["id"]
+
+
 @pytest.mark.parametrize("path", [*NOTEBOOKS, *PROSE], ids=name)
 class TestPage:
     def test_pictures_are_described(self, path):
