@@ -6,6 +6,7 @@
 #   make results      the evaluations on a few images, into _build/results; make results-full: the tables of book/results
 #   make wheel        the library as a wheel, into dist
 #   make compat       the unit tests with the lowest versions that are admitted, and with the newest; ONLY=newest for one
+#   make sheet        the class sheet as one A4 page, book/assets/sheet.pdf: after a change of book/teach/sheet.md
 #   make zip          book-offline.zip: the built book, to read without network or Python
 #   make set-repository URL=https://github.com/OWNER/REPO     once, by the owner: turns the links and buttons on
 #   make clean        remove what was built (not .venv)
@@ -16,7 +17,7 @@ ENV := .venv/.ready
 # What a notebook's output depends on besides its own cells: the cache must be dropped when any of it changes.
 BEHIND := $(shell find gmar_utils book/results -type f -not -path '*/__pycache__/*' 2>/dev/null)
 
-.PHONY: book test lint bench results results-full wheel compat zip set-repository clean
+.PHONY: book test lint bench results results-full wheel compat sheet zip set-repository clean
 
 book: $(ENV) _build/.inputs
 	SOLUTIONS=$(SOLUTIONS) .venv/bin/jupyter-book build . -W --keep-going
@@ -47,6 +48,9 @@ wheel: $(ENV)
 
 compat:
 	PYTHON=$(PYTHON) tests/compat/run $(ONLY)
+
+sheet: book
+	$(PY) _ext/sheet.py
 
 zip: book
 	rm -f _build/book-offline.zip

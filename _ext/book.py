@@ -57,15 +57,29 @@ def theme_options(app, config):
         options["launch_buttons"] = {}
 
 
+def summary(body, most=180):
+    """The first paragraph of a page, in plain words: in a chapter, what the reader will be able to do."""
+    texts = (html.unescape(re.sub("<[^>]*>", "", p)) for p in re.findall(r"<p>(.*?)</p>", body, re.S))
+    said = next((text for text in texts if len(text) > 20), "").removeprefix("You will be able to")
+    said = re.sub(r"\s+", " ", said).strip()
+    said = said[:1].upper() + said[1:]
+    return said if len(said) <= most else said[: most + 1].rsplit(" ", 1)[0].rstrip(",;:") + " …"
+
+
 def social_preview(app, pagename, templatename, context, doctree):
-    """What a link to a page looks like elsewhere; such pictures need the site's address."""
+    """What search engines and links elsewhere say of a page; its picture needs the site's address."""
+    title = re.sub("<[^>]*>", "", context.get("title", ""))
+    said = html.escape(summary(context.get("body", "")) or app.config.project)
+    tags = [f'<meta name="description" content="{said}">', '<meta property="og:type" content="article">']
+    tags += [f'<meta property="og:title" content="{title}">', f'<meta property="og:description" content="{said}">']
+    tags += [f'<meta property="og:site_name" content="{html.escape(app.config.project)}">']
     if app.config.html_baseurl:
-        title = html.escape(re.sub("<[^>]*>", "", context.get("title", "")))
-        context["metatags"] = context.get("metatags", "") + (
-            f'<meta property="og:title" content="{title}">'
-            f'<meta property="og:image" content="{app.config.html_baseurl}_static/social.png">'
-            '<meta name="twitter:card" content="summary_large_image">'
-        )
+        tags += [
+            f'<meta property="og:url" content="{app.config.html_baseurl}{pagename}.html">',
+            f'<meta property="og:image" content="{app.config.html_baseurl}_static/social.png">',
+            '<meta name="twitter:card" content="summary_large_image">',
+        ]
+    context["metatags"] = context.get("metatags", "") + "".join(tags)
 
 
 def plain_words(app, what, name, obj, options, lines):

@@ -8,7 +8,7 @@ addEventListener('DOMContentLoaded', () => {
 addEventListener('load', async () => {
   // On a phone a very wide figure scrolls instead of shrinking to a stripe (book.css).
   for (const img of document.querySelectorAll('.cell_output img')) {
-    if (img.naturalWidth > 2.2 * img.naturalHeight) img.classList.add('wide');
+    if (img.naturalWidth > 1.7 * img.naturalHeight) img.classList.add('wide');
   }
   // What scrolls sideways in its own box must be reachable without a mouse.
   await window.MathJax?.startup?.promise;

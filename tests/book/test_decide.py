@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from gmar_utils.teaching.results import decide
+from gmar_utils.teaching.results import decide, show
 
 ASKED = decide.QUESTIONS
 
@@ -37,3 +37,27 @@ def test_the_page_says_what_the_tables_say():
     order = decide.rows("tiny-imagenet", "srg").set_index("method")["mean"].reindex(found.index)
     assert order.is_monotonic_decreasing
     assert decide.passing(pd.DataFrame({"a": ["✓", "✗"], "b": ["✓", "✓"]}, index=["x", "y"]), "a", "b") == ["x"]
+
+
+def test_the_advice_is_what_the_table_says():
+    found = decide.answers()
+    every = decide.passing(found, *ASKED)
+    said = decide.advice(found)
+    assert said.startswith(f"**If you show one map, show {show.title_of(every[0])}.** {len(every)} maps")
+    assert all(show.title_of(m) in said for m in every)
+    assert not [m for m in every if m.startswith(("gmar", "rollout"))], "the title of the figure says so"
+    assert "**GMAR is not one of them.**" in said
+    nothing = decide.advice(found.replace("✓", "?"))
+    assert "No method" in nothing
+
+
+def test_methods_have_one_name():
+    """Labels of tables become the names of the registry, also inside a text; other words stay."""
+    assert show.title_of("chefer") == "Gradient attention rollout"
+    assert show.named("Avg Drop: gmar-l1-paper below rollout-report") == (
+        "Avg Drop: GMAR (L1, paper) below Attention rollout (report)"
+    )
+    assert show.named("twice rollout above gmar") == "twice Attention rollout above GMAR"
+    assert (
+        show.named("l1: largest weight > 1.1") == "l1: largest weight > 1.1" and show.title_of("forward") == "forward"
+    )

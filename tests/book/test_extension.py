@@ -44,8 +44,21 @@ def test_no_button_leads_anywhere_until_the_repository_is_known():
 def test_previews_need_the_sites_address():
     for address, shown in (("", False), ("https://someone.github.io/book/", True)):
         context = {"title": "A <em>map</em>"}
-        book.social_preview(app(html_baseurl=address), "page", "page.html", context, None)
+        book.social_preview(app(html_baseurl=address, project="Book"), "page", "page.html", context, None)
         assert ("https://someone.github.io/book/_static/social.png" in context.get("metatags", "")) == shown
+
+
+def test_a_page_describes_itself():
+    """By its promise, or by its first paragraph; in plain words, cut between words."""
+    note = (
+        "<p>Note.</p><p><strong>You will be able to</strong> say &quot;why&quot;.</p><p>More of it, at some length.</p>"
+    )
+    assert book.summary(note) == 'Say "why".'
+    assert book.summary("<h1>A</h1><p>" + "word " * 60 + "</p>") == "Word " + "word " * 35 + "…"
+    context = {"title": "A <em>map</em>", "body": note}
+    book.social_preview(app(html_baseurl="", project="Book"), "page", "page.html", context, None)
+    assert '<meta name="description" content="Say &quot;why&quot;.">' in context["metatags"]
+    assert '<meta property="og:title" content="A map">' in context["metatags"]
 
 
 def test_heavy_pictures_become_light_and_pages_follow(tmp_path):

@@ -132,6 +132,82 @@ def test_what_a_heads_weight_says_of_muting():
     assert area.loc["least", "mean"] <= area.loc["random", "high"]
 
 
+def figure_titles(page):
+    """All code of a chapter, where the titles of its figures stand."""
+    cells = json.loads((ROOT / f"notebooks/{page}.ipynb").read_text(encoding="utf8"))["cells"]
+    return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+
+
+def test_titles_of_chapter_9():
+    titles = figure_titles("09_gmar_table")
+    assert "GMAR stands in the middle; AttnLRP and LibraGrad lead" in titles
+    srg = show.read("tiny-imagenet").query("metric == 'srg'").set_index("method")
+    assert {"attnlrp", "libra"} == set(srg["mean"].nlargest(2).index)
+    for method in ("gmar-l1-paper", "gmar-l2-paper", "gmar-l1-report", "gmar-l2-report"):
+        assert (
+            srg.loc["center", "high"] < srg.loc[method, "low"] and srg.loc[method, "high"] < srg.loc["grad-cam", "low"]
+        )
+    assert "Every map is lost in the end; output-first rollouts hold on longest" in titles
+    table = show.read("randomization").query("metric == 'rank_correlation'")
+    wide = table.pivot(index="method", columns="stage", values="mean").drop(["random", "center"])
+    assert wide["embeddings"].abs().max() < 0.3
+    held = wide["block 2"]
+    assert {m for m in held.index if held[m] > 0.4} == {
+        "rollout",
+        *(m for m in held.index if m.endswith("output-first")),
+    }
+    assert "Head weights move a score by little, except in the output-first product" in titles
+    twins = show.read("tiny-imagenet").query("twin == twin and metric in ('insertion', 'deletion', 'srg')")
+    last = twins["method"].str.endswith("output-first")
+    assert twins[~last]["difference"].abs().max() < 1 < twins[last]["difference"].abs().max()
+
+
+def test_titles_of_chapter_10():
+    titles = figure_titles("10_report_table")
+    asked = "setting == 'report' and metric == 'average_precision'"
+    ap = {name: show.read(name).query(asked).set_index("method") for name in ("voc2012", "shapes")}
+    assert "On photographs most maps beat a spot in the middle; on one shape Grad-CAM and LeGrad do not" in titles
+    photos, shapes = (table["low"] > table.loc["center", "high"] for table in ap.values())
+    assert photos.drop(["random", "center"]).mean() > 0.7
+    below = ap["shapes"]["high"] < ap["shapes"].loc["center", "low"]
+    assert set(below[below].index) == {"grad-cam", "legrad", "random"} and shapes.sum() > 10
+    assert "Between two objects GMAR and rollout toss a coin; maps that follow the class do not" in titles
+    for name in ("voc-pairs", "shape-pairs"):
+        which = show.read(name).query("metric == 'which'").set_index("method")
+        tossed = {m for m in which.index if which.loc[m, "low"] <= 50 <= which.loc[m, "high"]}
+        assert {m for m in which.index if m.startswith(("gmar", "rollout"))} <= tossed
+        blind = {"rollout", "rollout-report", "attention", "random", "center"}
+        assert tossed <= blind | {m for m in which.index if m.startswith("gmar")}
+
+
+def test_the_title_of_chapter_11():
+    assert "The order of the layers moves a score most; the released code scores like random" in figure_titles(
+        "11_audit"
+    )
+    for metric in ("insertion", "deletion"):
+        table = show.read("audit-tiny-imagenet").query(f"metric == '{metric}'").set_index("method")
+        assert abs(table.loc["released", "mean"] - table.loc["random", "mean"]) < 2.5
+        honest = table.drop(["paper", *(m for m in table.index if m.startswith(("released", "random")))])
+        assert honest["difference"].abs().idxmax() == "output-first"
+
+
+def test_what_a_map_costs():
+    assert "A map costs one to five forward passes; Occlusion costs far more" in figure_titles("12_decide")
+    cost = show.read("cost").query("method not in ('forward', 'occlusion')")["forwards"]
+    assert 1 <= cost.min() and 4.5 < cost.max() < 5.5
+    assert show.read("cost").query("method == 'occlusion'")["forwards"].min() > 3 * cost.max()
+
+
+def test_the_title_of_the_chapter_on_words():
+    assert "LeGrad finds a plain cue always, a negated one hardly ever; LibraGrad finds both" in figure_titles("words")
+    found = show.read("words").pivot(index="method", columns="metric", values="mean")
+    assert (
+        found.loc["legrad", "cue"] > 99
+        and found.loc["legrad", "cue_or_negation"] < found.loc["random", "cue_or_negation"]
+    )
+    assert found.loc["libra", ["cue", "cue_or_negation"]].min() > 90
+
+
 def test_methods_older_than_gmar_did_not_come_after_it():
     """Chapter 12: arXiv numbers are dates."""
     page = text("notebooks/12_decide.ipynb")

@@ -9,7 +9,7 @@ import pandas as pd
 from gmar_utils import METHODS, viz
 from gmar_utils.evaluation import DEFAULT_METHODS
 
-from .show import read
+from .show import read, title_of
 
 BASELINES = ("random", "center")
 YES, NO, UNKNOWN = "✓", "✗", "?"
@@ -111,23 +111,34 @@ def passing(table, *questions):
     return table.index[(table[list(questions)] == YES).all(axis=1)].tolist()
 
 
-def plot():
-    """Method × question, with intervals; dotted: the bar; grey: the two maps that know nothing."""
-    figure, axes = plt.subplots(1, len(QUESTIONS), figsize=(12.5, 6.6), layout="constrained", sharey=True)
+def plot(found):
+    """Method × question, with intervals, of `answers()`; dotted: the bar; grey: the two maps that know nothing."""
+    figure, axes = plt.subplots(1, len(QUESTIONS), figsize=(12.5, 6.8), layout="constrained", sharey=True)
+    count = len(passing(found, *QUESTIONS))
+    figure.suptitle(f"{count} of {len(found) - len(BASELINES)} maps pass all five bars; none by GMAR or rollout does")
     for ax, question in zip(axes, QUESTIONS.values(), strict=True):
         table = question.rows()
-        viz.forest(table, ax, xlabel=question.short)
+        viz.forest(table.assign(method=table["method"].map(title_of)), ax, xlabel=question.short)
         ax.axvline(question.bar(table.set_index("method")), color="0.5", lw=1, ls=":")
         ax.tick_params(labelleft=ax is axes[0])
         ax.set_title("more is better →" if question.sign > 0 else "← less is better", fontsize=8)
     return axes
 
 
-def title(label):
-    """A method's name in prose; the library's own default of it where there are variants."""
-    name, options = DEFAULT_METHODS.get(label, (label, {}))
-    said = {"l1": "L1", "l2": "L2", "bth": "BT-H", None: "equal weights"}
-    return METHODS[name].title + (f" ({', '.join(said.get(o, o) for o in options.values())})" if options else "")
+def advice(found):
+    """What to show, in Markdown, and whether it may be GMAR; the cheapest by its time in forward passes."""
+    every, cost = passing(found, *QUESTIONS), read("cost").groupby("method")["forwards"].mean()
+    if not every:
+        return "**No method passes all five questions below.** Show none alone."
+    cheap = min((m for m in every if m in cost), key=cost.get)
+    ticks, score = (found.loc["gmar-l1-paper"] == YES).sum(), rows("tiny-imagenet", "srg").set_index("method")["mean"]
+    no = "**GMAR is not one of them.** " if not [m for m in every if m.startswith("gmar")] else ""
+    return (
+        f"**If you show one map, show {title_of(every[0])}.** {len(every)} maps pass all five questions below: "
+        f"{', '.join(map(title_of, every))}. The cheapest of them is {title_of(cheap)}, at {cost[cheap]:.1f} forward "
+        f"passes a map.\n\n{no}As in its paper it passes {ticks} of the five. Its SRG is {score['gmar-l1-paper']:.0f}; "
+        f"the best is {score.max():.0f}, that of a random map {score['random']:.0f}."
+    )
 
 
 def sentence():
@@ -137,8 +148,8 @@ def sentence():
     coin = "no better than a coin" if gmar["low"] <= 50 <= gmar["high"] else "not a coin"
     first, second = score.idxmax(), asked["mean"].idxmax()
     return (
-        f"**The answer, on {table['images'].max()} photographs:** {title(first)} separates best what the model used "
+        f"**The answer, on {table['images'].max()} photographs:** {title_of(first)} separates best what the model used "
         f"from what it did not, with an SRG of {score[first]:.0f}; GMAR reaches {score['gmar-l1-paper']:.0f}, a random "
         f"map {score['random']:.0f}. Asked for one of two objects, GMAR's map lies on the right one in "
-        f"{gmar['mean']:.0f} of 100 questions, {coin}; {title(second)}'s in {asked['mean'][second]:.0f}."
+        f"{gmar['mean']:.0f} of 100 questions, {coin}; {title_of(second)}'s in {asked['mean'][second]:.0f}."
     )

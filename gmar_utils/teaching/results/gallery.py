@@ -183,6 +183,7 @@ def show(picture, sentence=""):
     for i, line in enumerate(table.itertuples()):
         label, chance = line[2], line.probability
         said = f"Why {viz.heading(label, chance)}?" if 100 * chance >= 1 else f"Why {label}? below 1 %"
+        said = said.replace(" %", "\u00a0%")
         cells = [_cell(photo, f"{picture}, as the model sees it", f"<strong>{html.escape(said)}</strong>")]
         for method, found in maps.items():
             signed = METHODS[method].signed

@@ -11,6 +11,8 @@ from IPython.display import HTML, Markdown, display
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
+from gmar_utils import METHODS
+from gmar_utils.evaluation import DEFAULT_METHODS
 from gmar_utils.evaluation.measures import COLUMNS
 from gmar_utils.evaluation.summary import title, to_markdown
 
@@ -23,6 +25,25 @@ pd.set_option("display.max_colwidth", None, "display.max_rows", 200)
 def read(name):
     """One table, as it lies in the folder."""
     return pd.read_csv(RESULTS / f"{name}.csv", keep_default_na=True)
+
+
+SAID = {"l1": "L1", "l2": "L2", "bth": "BT-H", None: "equal weights"}
+
+
+def title_of(label):
+    """A method's name in prose, with its options where a table has variants of it; another label stays as it is."""
+    name, options = DEFAULT_METHODS.get(label, (label, {}))
+    if name not in METHODS:
+        return label
+    return METHODS[name].title + (f" ({', '.join(SAID.get(o, o) for o in options.values())})" if options else "")
+
+
+LABELS = re.compile(rf"(?<![\w-])({'|'.join(sorted({*DEFAULT_METHODS, *METHODS}, key=len, reverse=True))})(?![\w-])")
+
+
+def named(text):
+    """A text of a table with the methods' names in prose in the place of their labels."""
+    return LABELS.sub(lambda label: title_of(label[1]), text)
 
 
 def exists(name):
@@ -74,6 +95,7 @@ def summary(name, setting=None, metrics=None):
         table, cards = table[table["setting"] == setting].drop(columns="setting"), cards[setting]
     if metrics:
         table = table[table["metric"].isin(metrics)]
+    table = table.assign(**{k: table[k].map(title_of, na_action="ignore") for k in ("method", "twin") if k in table})
     return Markdown(unbroken(to_markdown(table, cards)))
 
 

@@ -5,10 +5,10 @@ from textwrap import fill
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from IPython.display import HTML
+from IPython.display import HTML, Markdown
 
 from .claims import HOLDS, NOT, OPEN, SAME
-from .show import read, unbroken
+from .show import named, read, unbroken
 
 COLOURS = {HOLDS: "#0072B2", NOT: "#D55E00", SAME: "#7F7F7F", OPEN: "#B8B8B8"}
 PAPERS = {"jo2025gmar": "the GMAR paper", "joita2025comparative": "the comparative report"}
@@ -57,18 +57,24 @@ def number(part):
 
 def tally(source):
     """A sentence: how many claims hold, how many do not, how many cannot be told."""
-    verdicts = [claim["claim_verdict"].iloc[0] for claim in claims(source).values()]
-    hold, fail, same, unknown = map(verdicts.count, (HOLDS, NOT, SAME, OPEN))
-    print(
-        f"{len(verdicts)} claims: {hold} hold here, {fail} do not, {same} compare methods with no difference that "
-        f"matters, {unknown} cannot be told."
+    n, (hold, fail, same, unknown) = counts(source)
+    return Markdown(
+        f"**Of {n} claims, {hold} hold here and {fail} do not.** {same} compare methods with no difference that "
+        f"matters; {unknown} cannot be told."
     )
+
+
+def counts(source):
+    """The number of a paper's claims, and how many of them have each verdict."""
+    verdicts = [claim["claim_verdict"].iloc[0] for claim in claims(source).values()]
+    return len(verdicts), [verdicts.count(verdict) for verdict in (HOLDS, NOT, SAME, OPEN)]
 
 
 def parts(source):
     """Every measured difference behind the verdicts, with its interval."""
     table = pd.concat(claims(source).values())
     table["difference"] = [number(part) for _, part in table.iterrows()]
+    table["part"] = table["part"].map(named)
     return table[["claim", "part", "difference", "images", "verdict"]].reset_index(drop=True)
 
 
@@ -83,7 +89,8 @@ def cards(source):
             f"<p class='said'>{html.escape(first['statement'])}</p>"
             f"<p class='place'>{html.escape(PAPERS[source])}, {html.escape(first['place'])}</p>"
             f"<p class='verdict'>{verdict}</p>"
-            f"<p>{html.escape(part['part'])}: <b>{number(part)}</b>, {part['images']} images. {why(claim)}</p></div>"
+            f"<p>{html.escape(named(part['part']))}: <b>{number(part)}</b>, {part['images']} images. "
+            f"{why(claim)}</p></div>"
         )
     return HTML(f"<div class='claims'>{''.join(made)}</div>")
 
@@ -106,4 +113,6 @@ def forest(source):
     for verdict, c in COLOURS.items():
         ax.plot([], [], "o-", color=c, label=verdict)
     figure.legend(loc="outside lower center", ncols=4)
+    n, (hold, fail, *_) = counts(source)
+    figure.suptitle(f"Of {n} claims of {PAPERS[source]}, {hold} hold here and {fail} do not")
     return ax
