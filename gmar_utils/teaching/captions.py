@@ -30,6 +30,9 @@ SINGLES = [f"a {name}" for name in NAMES]
 PAIRS = [(a, r, b) for a, b in permutations(range(len(NAMES)), 2) for r in range(2)]
 SENTENCES = [f"a {NAMES[a]} {RELATIONS[r]} a {NAMES[b]}" for a, r, b in PAIRS]
 CAPTIONS = [*SINGLES, *SENTENCES]
+KINDS = {"objects": [*range(len(NAMES))]} | {
+    relation: [len(NAMES) + k for k, pair in enumerate(PAIRS) if pair[1] == r] for r, relation in enumerate(RELATIONS)
+}  # captions that rule each other out: {kind: their numbers}
 CLOSE = 4  # pixels: two objects nearer to each other along an axis are not told apart by it
 
 
@@ -135,34 +138,34 @@ def encoded(clip: CLIPModel, words, texts: list[str]) -> torch.Tensor:
 
 
 def loss_of(clip: CLIPModel, words, pixels: torch.Tensor, labels: torch.Tensor, apart: torch.Tensor) -> torch.Tensor:
-    """CLIP's loss, both ways, with every caption in the batch: one object's name, and where the two are.
+    """CLIP's loss, both ways, with every caption of a kind in the batch: names of objects, or how two lie on one axis.
 
     All true captions of a picture are right answers, each as likely; one that is not clear is no answer at all."""
     true, unclear = truth(labels, apart)
     images = F.normalize(clip.get_image_features(pixels).pooler_output, dim=-1)
     logits = clip.logit_scale.exp().clamp_max(100) * images @ encoded(clip, words, CAPTIONS).T
     logits, total = logits.float().masked_fill(unclear, -1e4), 0.0
-    for part in (slice(0, len(SINGLES)), slice(len(SINGLES), len(CAPTIONS))):
+    for kind in KINDS.values():
         for way in (0, 1):
-            right, found = true[:, part].float(), logits[:, part].log_softmax(1 - way)
+            right, found = true[:, kind].float(), logits[:, kind].log_softmax(1 - way)
             answers = right.sum(1 - way, keepdim=True)
             total -= (right / answers.clamp_min(1) * found).sum() / (answers > 0).sum()
-    return total / 4
+    return total / (2 * len(KINDS))
 
 
 def matched(clip: CLIPModel, words, pixels: torch.Tensor, labels: torch.Tensor, apart: torch.Tensor) -> dict:
-    """Percent of held-out scenes whose first sentence of all is true, and whose two first single objects are theirs."""
+    """Percent of scenes whose two first single objects are theirs; for each relation, of those where it is clear, the
+    ones whose first sentence is true."""
     true, unclear = truth(labels, apart)
     with torch.inference_mode():
         texts = encoded(clip, words, CAPTIONS)
         images = torch.cat([F.normalize(clip.get_image_features(p).pooler_output, dim=-1) for p in pixels.split(100)])
-    found, start = images @ texts.T, len(SINGLES)
-    best = (start + found[:, start:].masked_fill(unclear[:, start:], -torch.inf).argmax(1))[:, None]
-    two = found[:, :start].topk(2).indices
-    return {
-        "sentence": 100 * true.gather(1, best).float().mean().item(),
-        "objects": 100 * true.gather(1, two).all(1).float().mean().item(),
-    }
+    found, shares = images @ texts.T, {}
+    for kind, at in KINDS.items():
+        clear = true[:, at].any(1) & ~unclear[:, at].any(1)
+        first = found[clear][:, at].topk(2 if kind == "objects" else 1).indices
+        shares[kind] = 100 * true[clear][:, at].gather(1, first).all(1).float().mean().item()
+    return shares
 
 
 def train(n: int = 8_000, steps: int = 2800, batch: int = 64, rate: float = 1.5e-3, seed: int = 0, minutes: float = 60):
@@ -232,8 +235,9 @@ and says of two of them which one is left of the other or above it.
 
 On 500 held-out scenes of two objects:
 
-- the first of {sentences} sentences is true: {sentence:.1f} %
 - the first two of {singles} single objects are those in the picture: {objects:.1f} %
+- the first of {sentences} sentences with *left of* is true: {left:.1f} %
+- the first of {sentences} sentences with *above* is true: {above:.1f} %
 
 Again: `python -m gmar_utils.teaching.captions`, {steps} steps of 64 pictures, {minutes:.0f} minutes of one core.
 
@@ -255,11 +259,12 @@ def card(config: CLIPConfig, words: int, found: dict) -> str:
         text_layers=text.num_hidden_layers,
         text_width=text.hidden_size,
         singles=len(SINGLES),
-        sentences=len(SENTENCES),
+        sentences=len(SENTENCES) // 2,
         steps=found["step"],
         minutes=found["seconds"] / 60,
-        sentence=found["sentence"],
         objects=found["objects"],
+        left=found["left of"],
+        above=found["above"],
     )
 
 

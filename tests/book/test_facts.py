@@ -171,11 +171,12 @@ def test_titles_of_chapter_10():
     assert photos.drop(["random", "center"]).mean() > 0.7
     below = ap["shapes"]["high"] < ap["shapes"].loc["center", "low"]
     assert set(below[below].index) == {"grad-cam", "legrad", "random"} and shapes.sum() > 10
-    assert "Between two objects GMAR and rollout toss a coin; maps that follow the class do not" in titles
-    for name in ("voc-pairs", "shape-pairs"):
+    assert "Between two objects GMAR and rollout stay close to a coin; maps that follow the class do not" in titles
+    for name in ("voc-pairs", "voc-pairs-112", "shape-pairs"):
         which = show.read(name).query("metric == 'which'").set_index("method")
         tossed = {m for m in which.index if which.loc[m, "low"] <= 50 <= which.loc[m, "high"]}
-        assert {m for m in which.index if m.startswith(("gmar", "rollout"))} <= tossed
+        close = {m for m in which.index if abs(which.loc[m, "mean"] - 50) < 5}
+        assert {m for m in which.index if m.startswith(("gmar", "rollout"))} <= close
         blind = {"rollout", "rollout-report", "attention", "random", "center"}
         assert tossed <= blind | {m for m in which.index if m.startswith("gmar")}
 
