@@ -181,6 +181,17 @@ def test_titles_of_chapter_10():
         assert tossed <= blind | {m for m in which.index if m.startswith("gmar")}
 
 
+def test_titles_of_ask_for_a_word():
+    assert "Asked for a word, GMAR is a coin; LibraGrad and AttnLRP find the object" in figure_titles("prompts")
+    which = show.read("prompt-pairs").query("metric == 'which'").set_index("method")
+    gmar = which[which.index.str.startswith("gmar")]
+    assert ((gmar["low"] <= 50) & (gmar["high"] >= 50)).all()
+    assert (which.loc[["libra", "attnlrp"], "low"] > 80).all() and which.loc["occlusion", "low"] > 70
+    assert which.loc["grad-cam", "low"] < 50 < which.loc["grad-cam", "high"]
+    right = show.about("prompt-pairs")["right"]
+    assert min(right["objects"], right["above"]) > 90 and 45 < right["left of"] < 55
+
+
 def test_the_title_of_chapter_11():
     assert "The order of the layers moves a score most; the released code scores like random" in figure_titles(
         "11_audit"
