@@ -34,8 +34,10 @@ def shapes(n: int, size: int = 64, seed: int = 0, objects: int = 1, occlusion: f
         "box": made.boxes.reshape(-1, 4),
         "scene": which,
     }
-    made = datasets.Dataset.from_dict(columns)
-    return made.cast_column("label", datasets.ClassLabel(names=list(drawing.CLASSES)))
+    whole = datasets.Value("int64")
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(drawing.CLASSES))}
+    features |= {"mask": datasets.Image(), "box": datasets.List(whole), "scene": whole}
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))  # a cast would show a bar
 
 
 def shape_pairs(n: int, size: int = 64, seed: int = 0) -> datasets.Dataset:

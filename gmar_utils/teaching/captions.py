@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from datasets import Dataset
 from tqdm import tqdm
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
@@ -52,7 +53,8 @@ def pairs(n: int, seed: int):
     number = {drawing.CLASSES.index(name): k for k, name in enumerate(NAMES)}
     found = data.shape_pairs(5 * n, seed=seed)
     ours = [k for k, groups in enumerate(found["groups"]) if all(group[0] in number for group in groups)]
-    return found.select(ours[:n]).map(lambda r: {"groups": [[number[group[0]]] for group in r["groups"]]})
+    renamed = [r | {"groups": [[number[group[0]]] for group in r["groups"]]} for r in found.select(ours[:n])]
+    return Dataset.from_list(renamed)
 
 
 def truth(labels: torch.Tensor, apart: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
