@@ -68,6 +68,13 @@ def test_the_verdicts_follow_from_the_intervals():
         assert set(part["claim_verdict"]) == {claims.overall(list(part["verdict"]))}
 
 
+def test_the_verdicts_were_read_from_these_tables():
+    about = json.loads((RESULTS / "claims.json").read_text())
+    for job in {part.job for claim in claims.CLAIMS.values() for part in claim.parts}:
+        table = RESULTS / f"{job}.csv"
+        assert about["tables"].get(job) == (hashlib.sha256(table.read_bytes()).hexdigest() if table.exists() else None)
+
+
 def test_the_claims_agree_with_the_tables():
     """The difference of two means in a table is the mean of the paired differences behind a verdict."""
     verdicts = pd.read_csv(RESULTS / "claims.csv")
