@@ -318,14 +318,26 @@ def at_size(module: nn.Module, processor, size: tuple[int, int]) -> nn.Module:
 
 
 def failure(module: nn.Module, shape, **given) -> str | None:
-    """Why the model cannot run on pixel values of `shape`; None when it can."""
-    weight = next(module.parameters())
-    try:
-        with torch.no_grad():
-            logits_of(uncompiled(module)(torch.zeros(shape, device=weight.device, dtype=weight.dtype), **given))
-    except Exception as error:  # whatever the model stumbles over
-        return " ".join(str(error).split()) or type(error).__name__
-    return None
+    """Why the model cannot run on pixel values of `shape`; None when it can. A model of transformers is first asked on
+    tensors without data, which costs nothing at any size."""
+    from transformers import PreTrainedModel
+
+    module = uncompiled(module)
+    here, dtype = next(module.parameters()).device, next(module.parameters()).dtype
+    weights, devices = {}, [here]
+    if isinstance(module, PreTrainedModel):
+        named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+        weights, devices = {k: torch.empty_like(v, device="meta") for k, v in named}, ["meta", here]
+    reason = None
+    for device in devices:  # a part that is no parameter has data on its own device: then only the true pass can tell
+        try:
+            x = torch.zeros(shape, device=device, dtype=dtype)
+            with torch.no_grad():
+                logits_of(functional_call(module, weights if device == "meta" else {}, (x,), given))
+            return None
+        except Exception as error:  # whatever the model stumbles over
+            reason = " ".join(str(error).split()) or type(error).__name__
+    return reason
 
 
 def pair(size) -> tuple[int, int]:
