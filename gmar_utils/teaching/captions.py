@@ -34,6 +34,8 @@ CAPTIONS = [*SINGLES, *SENTENCES]
 KINDS = {"objects": [*range(len(NAMES))]} | {
     relation: [len(NAMES) + k for k, pair in enumerate(PAIRS) if pair[1] == r] for r, relation in enumerate(RELATIONS)
 }  # captions that rule each other out: {kind: their numbers}
+NUMBER = {drawing.CLASSES.index(name): k for k, name in enumerate(NAMES)}  # class of `shapes` → place in NAMES
+HELD_OUT, BATCH = 500, 64
 CLOSE = 4  # pixels: two objects nearer to each other along an axis are not told apart by it
 
 
@@ -41,8 +43,7 @@ def scenes(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     """Pictures of two objects, uint8 (n, 64, 64, 3); their classes (n, 2); from the second to the first, (n, 2): x and
     y in pixels, y downwards."""
     made = drawing.scenes(5 * n, 64, seed, objects=2)  # more than one in four has two of these names
-    number = torch.tensor([NAMES.index(name) if name in NAMES else -1 for name in drawing.CLASSES])
-    labels = number[torch.tensor(made.labels)]
+    labels = torch.tensor([NUMBER.get(k, -1) for k in range(len(drawing.CLASSES))])[torch.tensor(made.labels)]
     keep = (labels >= 0).all(1).nonzero()[:n, 0]
     centres = torch.tensor(made.boxes[..., :2] + made.boxes[..., 2:])[keep] / 2
     return torch.tensor(made.images[keep.numpy()]), labels[keep], centres[:, 0] - centres[:, 1]
@@ -50,10 +51,9 @@ def scenes(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 def pairs(n: int, seed: int):
     """Scenes of two of these objects, as `data.shape_pairs` gives them, with the classes numbered as in SINGLES."""
-    number = {drawing.CLASSES.index(name): k for k, name in enumerate(NAMES)}
     found = data.shape_pairs(5 * n, seed=seed)
-    ours = [k for k, groups in enumerate(found["groups"]) if all(group[0] in number for group in groups)]
-    renamed = [r | {"groups": [[number[group[0]]] for group in r["groups"]]} for r in found.select(ours[:n])]
+    ours = [k for k, groups in enumerate(found["groups"]) if all(group[0] in NUMBER for group in groups)]
+    renamed = [r | {"groups": [[NUMBER[group[0]]] for group in r["groups"]]} for r in found.select(ours[:n])]
     return Dataset.from_list(renamed)
 
 
@@ -170,13 +170,15 @@ def matched(clip: CLIPModel, words, pixels: torch.Tensor, labels: torch.Tensor, 
     return shares
 
 
-def train(n: int = 8_000, steps: int = 2800, batch: int = 64, rate: float = 1.5e-3, seed: int = 0, minutes: float = 60):
+def train(
+    n: int = 8_000, steps: int = 2800, batch: int = BATCH, rate: float = 1.5e-3, seed: int = 0, minutes: float = 60
+):
     """The trained CLIP, its tokenizer and what was measured on the way."""
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     vit, words, started = load_model("vit-shapes", device="cpu"), tokenizer(), time.process_time()
     images, labels, apart = scenes(n, seed)
-    held_out = scenes(500, seed + 1)
+    held_out = scenes(HELD_OUT, seed + 1)
     held_out = (vit.preprocess(list(held_out[0].numpy())), *held_out[1:])
     mean, std = (torch.tensor(getattr(vit.processor, k)).view(3, 1, 1) for k in ("image_mean", "image_std"))
     clip = untrained(words, held_out[0][:100])
@@ -217,7 +219,7 @@ def load() -> Vit:
     return replace(load_model(CHECKPOINTS / NAME), name=NAME)
 
 
-def measured(vit: Vit, n: int = 500, seed: int = 2) -> dict:
+def measured(vit: Vit, n: int = HELD_OUT, seed: int = 2) -> dict:
     """`matched` of the model on fresh scenes."""
     images, labels, apart = scenes(n, seed)
     pixels = vit.preprocess(list(images.numpy()))
@@ -235,13 +237,13 @@ A CLIP of two small towers, half precision. Pictures: {size} px in patches of {p
 {heads} heads, width {width}. Texts: {words} words, {text_layers} layers, width {text_width}. It knows {singles} objects
 and says of two of them which one is left of the other or above it.
 
-On 500 held-out scenes of two objects:
+On {held_out} held-out scenes of two objects:
 
 - the first two of {singles} single objects are those in the picture: {objects:.1f} %
 - the first of {sentences} sentences with *left of* is true: {left:.1f} %
 - the first of {sentences} sentences with *above* is true: {above:.1f} %
 
-Again: `python -m gmar_utils.teaching.captions`, {steps} steps of 64 pictures, {minutes:.0f} minutes of one core.
+Again: `python -m gmar_utils.teaching.captions`, {steps} steps of {batch} pictures, {minutes:.0f} minutes of one core.
 
 The image tower began as `vit-shapes`, so the terms of that model apply: research and teaching only.
 """
@@ -252,6 +254,8 @@ def card(config: CLIPConfig, words: int, found: dict) -> str:
     image, text = config.vision_config, config.text_config
     return CARD.format(
         name=NAME,
+        held_out=HELD_OUT,
+        batch=BATCH,
         size=image.image_size,
         patch=image.patch_size,
         layers=image.num_hidden_layers,

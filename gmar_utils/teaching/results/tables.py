@@ -70,10 +70,10 @@ def table_shape_pairs(run):
 
 
 def table_prompt_pairs(run):
-    vit, pairs = captions.load().asking(*captions.SINGLES), captions.pairs(run.images(200), seed=1000)
+    clip, pairs = captions.load(), captions.pairs(run.images(200), seed=1000)
     about = "shapes, two objects, asked about by their names; both names are the model's first two of six"
-    right = captions.measured(captions.load(), run.images(500))
-    table_pairs(run, "prompt-pairs", vit, pairs, about, FIELD, first=2, right=right)
+    right = captions.measured(clip, run.images(500))
+    table_pairs(run, "prompt-pairs", clip.asking(*captions.SINGLES), pairs, about, FIELD, first=2, right=right)
 
 
 def table_shapes(run):
