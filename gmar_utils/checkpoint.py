@@ -305,10 +305,10 @@ def at_size(module: nn.Module, processor, size: tuple[int, int]) -> nn.Module:
         )
     asked = {"interpolate_pos_encoding": True}
     by_name = "interpolate_pos_encoding" in inspect.signature(uncompiled(module).forward).parameters
-    if not by_name and failure(module, shape) is None:
+    if not by_name and (plain := failure(module, shape)) is None:
         return module
     if (reason := failure(module, shape, **asked)) is not None:
-        reason = reason if by_name else failure(module, shape)
+        reason = reason if by_name else plain
         raise ValueError(f"{type(module).__name__} cannot run at {height}×{width} pixels: {reason}")
     twin = copy.copy(module)
     for hooks in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
