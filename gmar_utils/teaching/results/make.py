@@ -89,7 +89,7 @@ def claims(run):
 JOBS = {
     "photos": probes.photos,
     "shapes": tables.table_shapes,
-    "tiny-imagenet": lambda run: tables.table_faithfulness(run, "tiny-imagenet", 112, 300, FIELD),
+    "tiny-imagenet": lambda run: tables.table_faithfulness(run, "tiny-imagenet", 112, 500, FIELD),
     "tiny-imagenet-224": lambda run: tables.table_faithfulness(run, "tiny-imagenet-224", 224, 100, None),
     "voc2012": tables.table_voc,
     "voc2012-chefer": lambda run: tables.table_voc(run, "voc2012-chefer", "chefer"),

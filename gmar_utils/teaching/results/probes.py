@@ -70,7 +70,7 @@ def heads(run):
 def randomization(run):
     """Parameter randomisation: how much of a map is left when the weights are drawn anew, from the head down?"""
     started, vit = time.perf_counter(), bundled()
-    records, methods, lines = sample(tiny_imagenet(), run.images(20)), bound(FIELD), []
+    records, methods, lines = sample(tiny_imagenet(), run.images(100)), bound(FIELD), []
     pixels = vit.preprocess(list(records["image"]))
     with torch.no_grad():
         target = vit.model(pixels).logits.argmax(1)
