@@ -16,7 +16,7 @@ from gmar_utils.evaluation.summary import interval
 
 from . import RESULTS, cues, gallery, probes, tables, trustcards
 from .claims import CLAIMS, ENOUGH, OPEN, needed, overall, verdict
-from .work import FIELD, Run
+from .work import FIELD, GMAR_TABLE, REPORT_TABLE, Run
 
 
 def _tables(run):
@@ -90,9 +90,9 @@ JOBS = {
     "photos": probes.photos,
     "shapes": tables.table_shapes,
     "tiny-imagenet": lambda run: tables.table_faithfulness(run, "tiny-imagenet", 112, 500, FIELD),
-    "tiny-imagenet-224": lambda run: tables.table_faithfulness(run, "tiny-imagenet-224", 224, 100, None),
+    "tiny-imagenet-224": lambda run: tables.table_faithfulness(run, "tiny-imagenet-224", 224, 100, GMAR_TABLE),
     "voc2012": tables.table_voc,
-    "voc2012-chefer": lambda run: tables.table_voc(run, "voc2012-chefer", "chefer"),
+    "voc2012-chefer": lambda run: tables.table_voc(run, "voc2012-chefer", "chefer", methods=REPORT_TABLE),
     "voc2012-112": lambda run: tables.table_voc(run, "voc2012-112", pixels=112, methods=FIELD),
     "voc-pairs": tables.table_voc_pairs,
     "voc-pairs-112": lambda run: tables.table_voc_pairs(run, "voc-pairs-112", 112, FIELD),

@@ -22,6 +22,11 @@ ABOUT_TINY = "Tiny-ImageNet validation, odd rows"
 MODEL, PIXELS = "vit-small-tiny-imagenet", 112  # where a table needs many forward passes
 # Occlusion asks for a forward pass for each square of 2 × 2 patches: 16 at 112 pixels, 64 at 224.
 FIELD = DEFAULT_METHODS | {"occlusion": ("occlusion", {})}
+# The methods of the two papers' tables, with the rollouts and baselines that they are judged against, for second runs.
+BOTH = ["grad-cam", "rollout", "rollout-report", "legrad", "random", "center"]
+GMARS = {paper: [f"gmar-{norm}-{paper}" for norm in ("l1", "l2")] for paper in ("paper", "report")}
+GMAR_TABLE = [*BOTH, "gmar-none-paper", *GMARS["paper"]]
+REPORT_TABLE = [*BOTH, *GMARS["report"]]
 
 
 class Run:
