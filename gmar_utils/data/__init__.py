@@ -8,18 +8,3 @@ file.
 from .scenes import shape_pairs, shapes
 from .tiny import tiny_imagenet, tiny_imagenet_arrays, words
 from .voc import VOC_CLASSES, VOC_TO_IMAGENET, VOC_TO_TINY_IMAGENET, VOID, best_target, voc2012, voc_pairs
-
-__all__ = [
-    "VOC_CLASSES",
-    "VOC_TO_IMAGENET",
-    "VOC_TO_TINY_IMAGENET",
-    "VOID",
-    "best_target",
-    "shape_pairs",
-    "shapes",
-    "tiny_imagenet",
-    "tiny_imagenet_arrays",
-    "voc2012",
-    "voc_pairs",
-    "words",
-]

@@ -211,6 +211,7 @@ _DROP = {"average_drop": ("Avg Drop", -1), "coverage": ("Coverage", 0), "average
 _TOP = {"average_drop_top": ("Avg Drop, top half", -1), "average_increase_top": ("Avg Increase, top half", 1)}
 _ROAD = {"road_morf": ("ROAD MoRF", -1), "road_lerf": ("ROAD LeRF", 1), "road": ("ROAD, LeRF − MoRF", 1)}
 _BOX = {"pointing_game": ("Pointing game", 1), "energy_in_box": ("Energy in box", 1)}
+_RIGHT = {"pixel_accuracy": ("Pixel accuracy", 1)}
 _TWO = {"which": ("Which of two", 1), "which_auroc": ("AUROC of the two", 1), "top_1": ("Top-1", 0)}
 METRICS: dict[str, Measure] = {
     m.name: m
@@ -223,12 +224,7 @@ METRICS: dict[str, Measure] = {
         Measure("drop-top", _TOP, partial(_drop, top=True)),
         Measure("road", _ROAD, _road),
         Measure("box", _BOX, _box, ("box",)),
-        Measure(
-            "pixel-accuracy",
-            {"pixel_accuracy": ("Pixel accuracy", 1)},
-            partial(_counted, name="pixel_accuracy"),
-            ("mask",),
-        ),
+        Measure("pixel-accuracy", _RIGHT, partial(_counted, name="pixel_accuracy"), ("mask",)),
         Measure("iou", {"iou": ("IoU", 1)}, partial(_counted, name="iou"), ("mask",)),
         Measure("average-precision", {"average_precision": ("AP", 1)}, _precision, ("mask",)),
         Measure("which", _TWO, _which, ("mask", "other")),

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..methods import METHODS, weighting
-from ..methods.registry import bind, registered
+from ..methods.registry import bind
 
 # label: (method, options). `rollout` is GMAR at uniform weights for "output-first", `rollout-report` for "report".
 DEFAULT_METHODS = {
@@ -66,13 +66,11 @@ def twins(methods: dict[str, partial]) -> dict[str, str]:
 
     Rollout is GMAR at uniform weights, so it is the twin of the variant with its order.
     """
-    defaults = {
-        weighting.rollout: {"norm": None, "alpha": 1.0, "variant": "output-first"},
-        weighting.gmar: {"norm": "l1", "alpha": 1.0, "variant": "paper"},
-    }
-    known = {label: f for label, f in methods.items() if registered(f)}
-    full = {label: defaults[f.func] | f.keywords for label, f in known.items() if f.func in defaults}
-    found = {}
+    full, found = {}, {}
+    for label, f in methods.items():
+        if f.func in (weighting.rollout, weighting.gmar):
+            options = {k: p.default for k, p in inspect.signature(f.func).parameters.items() if k != "trace"}
+            full[label] = {"norm": None} | options | f.keywords
     for label, options in full.items():
         same = [k for k, other in full.items() if other == options | {"norm": None}]
         if same and options["norm"] is not None:

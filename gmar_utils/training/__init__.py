@@ -3,5 +3,3 @@
 from .checkpoint import accuracy, measure, save, starting_point
 from .loop import train
 from .recipe import RECIPES, Recipe, pictures
-
-__all__ = ["RECIPES", "Recipe", "accuracy", "measure", "pictures", "save", "starting_point", "train"]

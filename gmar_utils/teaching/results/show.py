@@ -5,6 +5,7 @@ import json
 import re
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn
 from IPython.display import HTML, Markdown, display
@@ -113,6 +114,35 @@ def means(table, rows="method", columns="metric", digits=2, value="mean", low="l
     wide = table.assign(text=text).pivot(index=rows, columns=columns, values="text")
     wide = wide.loc[table[rows].unique(), table[columns].unique()].fillna("")
     return wide.rename(columns=title).rename_axis(index=None, columns=None)
+
+
+def beside(tables, metrics):
+    """The methods that several tables {name: table} share: means and intervals side by side, a panel for each metric.
+    Returns the figure."""
+    methods = [m for m in DEFAULT_METHODS if all((table["method"] == m).any() for table in tables.values())]
+    figure, axes = plt.subplots(1, len(metrics), figsize=(11, 0.42 * len(methods) + 1.3), sharey=True)
+    for ax, metric in zip(axes, metrics, strict=True):
+        for k, (name, table) in enumerate(tables.items()):
+            part = table[table["metric"] == metric].set_index("method").loc[methods]
+            place = np.arange(len(methods)) + 0.26 * (k - (len(tables) - 1) / 2)
+            colour = ("#0072B2", "#D55E00")[k]
+            ax.hlines(place, part["low"], part["high"], color=colour, lw=2)
+            ax.scatter(part["mean"], place, color=colour, s=28, zorder=3, label=name)
+        ax.set_title(title(metric))
+        ax.grid(axis="x", color="0.9")
+    axes[0].set_yticks(range(len(methods)), map(title_of, methods))
+    axes[0].invert_yaxis()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(tables))
+    return figure
+
+
+def same_order(tables, metrics):
+    """Spearman's rank correlation of the methods' means in two tables {name: table}, for each metric, as a sentence."""
+    first, second = (table.pivot(index="method", columns="metric", values="mean") for table in tables.values())
+    shared = first.index.intersection(second.index)
+    found = {m: first.loc[shared, m].corr(second.loc[shared, m], method="spearman") for m in metrics}
+    shown = ", ".join(f"{COLUMNS[m][0]} {rho:.2f}" for m, rho in found.items())
+    return f"Rank correlation of the {len(shared)} methods' order between {' and '.join(tables)}: {shown}."
 
 
 # The promises, attacked at random -------------------------------------------------------------------------------------
