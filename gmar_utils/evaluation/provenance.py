@@ -16,7 +16,7 @@ from ..checkpoint import CHECKPOINTS
 from ..model import Vit
 
 
-def provenance(**extra) -> dict:
+def made_by(**extra) -> dict:
     """What made a result: command, date, commit, versions, device; `extra` adds model, data, seed, wall time and so on.
 
     Paths are cut to their last part: a results file says nothing about the machine's folders.

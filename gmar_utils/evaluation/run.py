@@ -32,7 +32,7 @@ from ..model import Vit
 from .folder import claim, digest, read_block, write, write_block
 from .measures import BASELINE, METRICS, Case, checked_metrics, checked_options
 from .pairs import question
-from .provenance import describe_device, provenance, shown, state_sha256, weights_sha256
+from .provenance import describe_device, made_by, shown, state_sha256, weights_sha256
 from .summary import Summary, summarize
 from .variants import bound_methods, described, twins
 
@@ -158,7 +158,7 @@ def evaluate(
     table = summarize(rows, list(maps_of), options, twins(maps_of), seed)
     summary = Summary(rows, table, done[0][1])
     if out and state.is_main_process:
-        record = provenance(
+        record = made_by(
             **settings,
             batch_size=batch_size,
             processes=state.num_processes,

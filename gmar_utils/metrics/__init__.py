@@ -1,6 +1,5 @@
 """Metrics of explanation maps: pure functions of a model, images and maps. Each result carries its protocol."""
 
-from .consistency import consistency, saco
 from .faithfulness import (
     KEPT_LIMIT,
     Curve,
@@ -30,3 +29,4 @@ from .localization import (
     which,
 )
 from .randomization import Randomization, parameter_randomization, randomized, rank_correlation
+from .salience import consistency, saco

@@ -3,7 +3,7 @@
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from ..evaluation.provenance import provenance, shown
+from ..evaluation.provenance import made_by, shown
 
 TERMS = {
     "tiny-imagenet": "Training pictures: Tiny-ImageNet, part of ImageNet, which gives its pictures for non-commercial "
@@ -32,7 +32,7 @@ def model_card(
     Returns:
         The card: metadata with an accuracy for each entry of ``found``, then the text.
     """
-    made, trained_on = provenance(), recipe["data"]
+    made, trained_on = made_by(), recipe["data"]
     terms, own = TERMS[trained_on], isinstance(recipe["init"], dict)
     if not own:
         terms += f" The training began with the weights of {shown(recipe['init'])}, whose terms apply too."

@@ -47,9 +47,9 @@ class TrustCard:
     @once
     def html(self) -> str:
         """The page: one file, with pictures, style and program inside."""
-        from .page import page
+        from .page import as_html
 
-        return page(self)
+        return as_html(self)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the page. ValueError for a name that does not end in .html or .htm."""

@@ -165,7 +165,7 @@ def photos_needed(differences: np.ndarray, tests: int) -> int | None:
     return found if found <= 10_000 else None
 
 
-def lights(rows: list[dict], methods: dict) -> list[Light]:
+def lights_of(rows: list[dict], methods: dict) -> list[Light]:
     """A light for every check and method, corrected together.
 
     Args:

@@ -12,14 +12,14 @@ from tqdm import tqdm
 from .. import __version__
 from ..capture.settling import once
 from ..evaluation.folder import digest, write
-from ..evaluation.provenance import provenance, shown, state_sha256, weights_sha256
+from ..evaluation.provenance import made_by, shown, state_sha256, weights_sha256
 from ..methods import METHODS
 from ..model import Vit, load_model
 from . import measures
 from .card import TrustCard
 from .choice import choose
 from .health import model_lights
-from .lights import Light, lights
+from .lights import Light, lights_of
 from .photos import read_photos
 
 STEPS = ("maps", "weights", "faithful", "object", "tokens")
@@ -85,7 +85,7 @@ def trust(
         said = [r["answers"] for _, r in results]
         model = run.model_lights(photos_done, said, bar.update)
     rows = [_row(r) for _, r in results]
-    found_lights = lights(rows, chosen)
+    found_lights = lights_of(rows, chosen)
     titles = {k: m.title for k, m in chosen.items()}
     judged = {k: t for k, t in titles.items() if not chosen[k].reference}
     return TrustCard(
@@ -97,7 +97,7 @@ def trust(
         model=model,
         recommendation=choose(found_lights, model, judged, len(results)),
         problems=problems + _failures(results, titles),
-        provenance=provenance(
+        provenance=made_by(
             model=shown(vit.name),
             weights_sha256=weights_sha256(vit),
             photos=len(results),
@@ -184,7 +184,7 @@ def _told(method):
 
 
 def _row(result):
-    """What `lights` reads of a photo."""
+    """What `lights_of` reads of a photo."""
     values = result["maps"]["values"]
     tokens = result["tokens"]
     return values | {

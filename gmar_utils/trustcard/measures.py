@@ -13,10 +13,10 @@ from ..capture.layout import blocks, logits_of, unwrap
 from ..capture.target import problem_type, resolve_target
 from ..methods import METHODS, bind
 from ..methods.registry import patch_scores
-from ..metrics.consistency import consistency, grouped
 from ..metrics.faithfulness import step_count
 from ..metrics.forwards import evaluating, score_of
 from ..metrics.imputation import baseline_named
+from ..metrics.salience import consistency, grouped
 from ..metrics.units import on_pixels, ranks, unit_values
 from ..photo import minmax, resize
 

@@ -30,7 +30,7 @@ COLOURS = {"green": "green", "red": "red", "amber": "cannot be told", "none": "n
 MARKS = {"green": "✓", "red": "✕", "amber": "?", "none": "–"}
 
 
-def page(card) -> str:
+def as_html(card) -> str:
     """The HTML of a card."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from gmar_utils import explain_many, load_model, trace
 from gmar_utils.data import tiny_imagenet
-from gmar_utils.evaluation.provenance import provenance, weights_sha256
+from gmar_utils.evaluation.provenance import made_by, weights_sha256
 from gmar_utils.export import export
 from gmar_utils.export.graph import OUTPUTS
 from gmar_utils.methods.weighting import VARIANTS, gmar, head_weights, weighted_rollout
@@ -106,7 +106,7 @@ def main():
     for name, values in rows.items():
         lines.append({"measure": name, "mean": values.mean(), "least": values.min(), "pictures": values.count()})
     table = pd.DataFrame(lines)
-    record = provenance(
+    record = made_by(
         model=Path(arguments.model).name, weights_sha256=weights_sha256(vit), data="Tiny-ImageNet, validation",
         images=arguments.images, image_size=arguments.image_size, bits=arguments.bits, megabytes=round(megabytes, 2),
         onnxruntime=onnxruntime.__version__, seed=None, wall_time_s=round(time.time() - started),

@@ -21,7 +21,7 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 from gmar_utils import explain, trace
-from gmar_utils.evaluation.provenance import provenance
+from gmar_utils.evaluation.provenance import made_by
 from gmar_utils.methods.weighting import gmar
 
 LEFT_OUT = {}  # peers that are not installed here, and why: it goes into the provenance
@@ -199,7 +199,7 @@ def main():
     peaks = [{"batch": b, "megabytes": peak_memory(b)} for b in (1, 2, 4, 8, 16)]
     for row in peaks:
         row["megabytes_per_image"] = row["megabytes"] / row["batch"]
-    record = provenance(
+    record = made_by(
         seed=0, wall_time_s=round(time.time() - start), threads=torch.get_num_threads(), left_out=LEFT_OUT, notes=NOTES
     )
     RESULTS.mkdir(parents=True, exist_ok=True)

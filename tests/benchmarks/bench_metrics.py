@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from transformers import Dinov2Config, Dinov2ForImageClassification
 
-from gmar_utils.evaluation.provenance import provenance
+from gmar_utils.evaluation.provenance import made_by
 from gmar_utils.metrics import deletion, insertion
 from gmar_utils.metrics.forwards import cheap_dtype
 
@@ -188,7 +188,7 @@ def main():
             small = SIZES[size][0] == 112
             rows += measure(size, args.repetitions if small else max(2, args.repetitions // 2), CLOCKS[args.clock])
             print(pd.DataFrame(rows).iloc[:, 4:].round(3).to_string(index=False), flush=True)
-    record = provenance(
+    record = made_by(
         wall_time_s=round(time.perf_counter() - start),
         repetitions=args.repetitions,
         clock=args.clock,

@@ -17,7 +17,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 from skimage import data
 
-from gmar_utils.evaluation.provenance import provenance
+from gmar_utils.evaluation.provenance import made_by
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "_ext")]
@@ -85,7 +85,7 @@ def main():
     values = table.groupby(["image_size", "measure"], sort=False)["value"]
     table = values.agg(median="median", most="max", repetitions="count").reset_index()
     seconds = round(time.time() - started)
-    record = provenance(model=Path(arguments.model).name, browser=f"Chromium {version}", wall_time_s=seconds)
+    record = made_by(model=Path(arguments.model).name, browser=f"Chromium {version}", wall_time_s=seconds)
     table.to_csv(RESULTS / "photo-page.csv", index=False, float_format="%.5g")
     (RESULTS / "photo-page.json").write_text(json.dumps(record, indent=1) + "\n")
     print(table.round(1).to_string(index=False))

@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 
 from gmar_utils import data, explain, load_model
-from gmar_utils.evaluation.provenance import provenance
+from gmar_utils.evaluation.provenance import made_by
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "book" / "results"
@@ -352,7 +352,7 @@ def main() -> int:
     failed = 0
     for name in args.parts or PARTS:
         function, count = PARTS[name]
-        started, record = time.perf_counter(), provenance(part=name, seed=args.seed)  # before the table is touched
+        started, record = time.perf_counter(), made_by(part=name, seed=args.seed)  # before the table is touched
         rows = pd.DataFrame(function(args.count or count, random.Random(args.seed)))
         failed += int((~rows["passed"]).sum())
         save(args.out, name, rows, record | {"wall_time_s": round(time.perf_counter() - started)})

@@ -19,7 +19,7 @@ import torch
 from scipy.stats import binomtest
 
 from gmar_utils import trust
-from gmar_utils.evaluation.provenance import provenance
+from gmar_utils.evaluation.provenance import made_by
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "unit" / "trust"))
@@ -94,7 +94,7 @@ def main() -> None:
         lines.append({"case": text, "seeds": len(values), "count": int(values.sum()), "low": low, "high": high})
     pd.DataFrame(lines).round(4).to_csv(args.out, index=False)
     wall = round(time.perf_counter() - started)
-    record = provenance(photos=args.photos, seed=0, seeds=args.seeds, wall_time_s=wall)
+    record = made_by(photos=args.photos, seed=0, seeds=args.seeds, wall_time_s=wall)
     args.out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
     rows_file.unlink()
     print(pd.DataFrame(lines).to_string(index=False))

@@ -108,7 +108,7 @@ def noticed(kind):
 
 
 def main():
-    from gmar_utils.evaluation.provenance import provenance
+    from gmar_utils.evaluation.provenance import made_by
 
     begun, rows = time.time(), []
     for kind in sys.argv[1:] or MECHANISMS:
@@ -121,7 +121,7 @@ def main():
         before = pd.read_csv(RESULT, index_col="mechanism")
         table = table.reindex(before.index.union(table.index, sort=False)).fillna(before)
     table.astype({"tests that fail": int}).to_csv(RESULT)
-    record = provenance(seed=0, wall_time_s=round(time.time() - begun), stops_at=ENOUGH)
+    record = made_by(seed=0, wall_time_s=round(time.time() - begun), stops_at=ENOUGH)
     RESULT.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
 
 

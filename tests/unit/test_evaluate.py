@@ -113,8 +113,8 @@ def test_provenance_says_what_and_hides_where(vit, whole, checkpoint, monkeypatc
     monkeypatch.setattr(
         sys, "argv", ["/home/me/bin/gmar", "evaluate", "--source=/home/me/data", "--out", "/home/me/out"]
     )
-    assert provenance.provenance(note=1)["command"] == "gmar evaluate --source=data --out out"
-    assert provenance.provenance(note=1)["note"] == 1
+    assert provenance.made_by(note=1)["command"] == "gmar evaluate --source=data --out out"
+    assert provenance.made_by(note=1)["note"] == 1
     named = SimpleNamespace(name="ViTForImageClassification", model=vit.model)
     before = provenance.weights_sha256(named)  # made in memory: the weights themselves
     with torch.no_grad():

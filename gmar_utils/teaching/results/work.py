@@ -10,7 +10,7 @@ from tqdm import tqdm
 from gmar_utils import data, load_model
 from gmar_utils.evaluation import DEFAULT_METHODS, evaluate
 from gmar_utils.evaluation.measures import BASELINE
-from gmar_utils.evaluation.provenance import provenance, weights_sha256
+from gmar_utils.evaluation.provenance import made_by, weights_sha256
 from gmar_utils.evaluation.summary import interval
 from gmar_utils.evaluation.variants import bound_methods
 
@@ -56,7 +56,7 @@ class Run:
         about |= {"seed": SEED, "wall_time_s": round(time.perf_counter() - started)}
         self.out.mkdir(parents=True, exist_ok=True)
         frame.to_csv(self.out / f"{name}.csv", index=False, float_format="%.4f")
-        (self.out / f"{name}.json").write_text(json.dumps(provenance(**about), indent=1) + "\n")
+        (self.out / f"{name}.json").write_text(json.dumps(made_by(**about), indent=1) + "\n")
         print(f"{self.out.name}/{name}.csv: {len(frame)} lines, {about['wall_time_s']} s", flush=True)
 
 

@@ -8,7 +8,7 @@ from scipy import stats
 
 from gmar_utils.trustcard import lights as module
 from gmar_utils.trustcard.choice import choose
-from gmar_utils.trustcard.lights import CHECKS, Light, holm, lights, sign_flip
+from gmar_utils.trustcard.lights import CHECKS, Light, holm, lights_of, sign_flip
 from gmar_utils.trustcard.measures import judged, outliers
 
 METHODS = judged({"legrad": "legrad", "rollout": "rollout", "own": lambda trace: None}, quick=False)
@@ -60,7 +60,7 @@ def colours(found, label):
 
 def test_what_passes_is_green_and_what_fails_is_red():
     bad = {"weights": 0.95, "class": 0.99, "srg": -0.4, "object": 0.05, "stable": 0.1, "lit": 1}
-    found = lights(rows(24, **{check: {"own": value} for check, value in bad.items()}), METHODS)
+    found = lights_of(rows(24, **{check: {"own": value} for check, value in bad.items()}), METHODS)
     assert set(colours(found, "legrad").values()) == {"green"}
     assert set(colours(found, "own").values()) == {"red"}
     assert colours(found, "rollout") == colours(found, "legrad") | {"class": "red"}  # by its definition, untested
@@ -69,26 +69,26 @@ def test_what_passes_is_green_and_what_fails_is_red():
 
 @pytest.mark.parametrize("n", [1, 5])
 def test_no_light_below_six_photos(n):
-    found = [x for x in lights(rows(n), METHODS) if (x.check, x.method) != ("class", "rollout")]
+    found = [x for x in lights_of(rows(n), METHODS) if (x.check, x.method) != ("class", "rollout")]
     assert {x.colour for x in found} == {"none"}
     assert all("6 photos are needed" in x.sentence for x in found)
 
 
 def test_six_photos_give_lights_but_many_of_them_cannot_tell():
-    found = lights(rows(6), METHODS)
+    found = lights_of(rows(6), METHODS)
     amber = [x for x in found if x.colour == "amber"]
     assert amber and all(x.needed > 6 and "Cannot be told with 6 photos" in x.sentence for x in amber)
 
 
 def test_without_artefact_tokens_there_is_nothing_to_test():
     made = [r | {"outliers": 0} for r in rows(12)]
-    tokens = [x for x in lights(made, METHODS) if x.check == "tokens"]
+    tokens = [x for x in lights_of(made, METHODS) if x.check == "tokens"]
     assert all(x.colour == "green" and x.p is None for x in tokens)
 
 
 def test_checks_that_could_not_be_asked_say_so():
     made = [r | {"object": {}, "class": {}} for r in rows(12)]
-    found = [x for x in lights(made, METHODS) if x.check in ("object", "class")]
+    found = [x for x in lights_of(made, METHODS) if x.check in ("object", "class")]
     assert len(found) == 6 and all(x.colour == "none" and x.sentence.startswith("Not asked") for x in found)
 
 
@@ -96,13 +96,13 @@ def test_missing_values_are_left_out_of_the_count():
     made = rows(12)
     for r in made[:8]:
         r["weights"]["legrad"] = None
-    light = next(x for x in lights(made, METHODS) if (x.check, x.method) == ("weights", "legrad"))
+    light = next(x for x in lights_of(made, METHODS) if (x.check, x.method) == ("weights", "legrad"))
     assert light.photos == 4 and light.colour == "none"
 
 
 def test_better_than_random_is_not_enough_where_the_centre_does_better():
     made = rows(24, srg={"own": 0.3, "center": 0.8, "random": 0.0})
-    light = next(x for x in lights(made, METHODS) if (x.check, x.method) == ("faithful", "own"))
+    light = next(x for x in lights_of(made, METHODS) if (x.check, x.method) == ("faithful", "own"))
     assert light.colour == "red"
 
 
@@ -116,8 +116,8 @@ def test_the_family_of_lights_is_corrected_together():
         r["stable"]["own"] = r["stable"]["own0"] = 0.5 + abs(0.1 * rng.normal()) + 0.01
         r["weights"]["own"] = 0.5 + 0.1 * rng.normal()
         made.append(r | {"outliers": 0})
-    alone = next(x for x in lights(made, few) if x.check == "stable")
-    crowd = next(x for x in lights(made, many) if (x.check, x.method) == ("stable", "own0"))
+    alone = next(x for x in lights_of(made, few) if x.check == "stable")
+    crowd = next(x for x in lights_of(made, many) if (x.check, x.method) == ("stable", "own0"))
     assert alone.colour == "green" and crowd.colour == "amber" and crowd.p > alone.p
 
 
@@ -174,7 +174,7 @@ def test_a_red_light_of_the_model_ends_the_choice():
 
 
 def test_references_are_never_judged():
-    found = lights(rows(12), METHODS)
+    found = lights_of(rows(12), METHODS)
     assert {x.method for x in found} == {"legrad", "rollout", "own"}
     assert choose(found, FINE, {k: m.title for k, m in METHODS.items()}, 12).show not in ("random", "center", "rollout")
 
