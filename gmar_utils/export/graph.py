@@ -141,8 +141,18 @@ def _forward(g, x, block, w):
     y, norm2 = g.norm(x, block.norm2)
     hidden = g.linear(y, weight["up"], block.up)
     x = g.add("Add", x, g.linear(g.add("Gelu", hidden), weight["down"], block.down))
-    return x, {"q": q, "k": k, "v": v, "attention": attention, "norm1": norm1, "norm2": norm2, "hidden": hidden,
-               "weight": weight, "activation": activation, "final": g.norm(x, w.norm)}  # fmt: skip
+    return x, {
+        "q": q,
+        "k": k,
+        "v": v,
+        "attention": attention,
+        "norm1": norm1,
+        "norm2": norm2,
+        "hidden": hidden,
+        "weight": weight,
+        "activation": activation,
+        "final": g.norm(x, w.norm),
+    }
 
 
 def _seed(g, w, logits, classifier):

@@ -81,10 +81,18 @@ def read_weights(model: nn.Module, seen: Trace) -> Weights:
         (patch,) = _modules(model.base_model.embeddings, nn.Conv2d, 1)
         pooling, classifier = _head(model, len(table), prefix)
         return Weights(
-            _array(patch.weight), patch.stride, _array(table), [_block(b, config) for b in blocks(model)],
-            config.num_attention_heads, _norm(model.base_model.layernorm), pooling, classifier,
-            _array(seen.readout[0]), prefix, seen.grid,
-        )  # fmt: skip
+            _array(patch.weight),
+            patch.stride,
+            _array(table),
+            [_block(b, config) for b in blocks(model)],
+            config.num_attention_heads,
+            _norm(model.base_model.layernorm),
+            pooling,
+            classifier,
+            _array(seen.readout[0]),
+            prefix,
+            seen.grid,
+        )
 
 
 def _tokens_of_nothing(model, pixel_values):

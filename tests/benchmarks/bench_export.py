@@ -107,10 +107,17 @@ def main():
         lines.append({"measure": name, "mean": values.mean(), "least": values.min(), "pictures": values.count()})
     table = pd.DataFrame(lines)
     record = made_by(
-        model=Path(arguments.model).name, weights_sha256=weights_sha256(vit), data="Tiny-ImageNet, validation",
-        images=arguments.images, image_size=arguments.image_size, bits=arguments.bits, megabytes=round(megabytes, 2),
-        onnxruntime=onnxruntime.__version__, seed=None, wall_time_s=round(time.time() - started),
-    )  # fmt: skip
+        model=Path(arguments.model).name,
+        weights_sha256=weights_sha256(vit),
+        data="Tiny-ImageNet, validation",
+        images=arguments.images,
+        image_size=arguments.image_size,
+        bits=arguments.bits,
+        megabytes=round(megabytes, 2),
+        onnxruntime=onnxruntime.__version__,
+        seed=None,
+        wall_time_s=round(time.time() - started),
+    )
     table.to_csv(RESULTS / "export.csv", index=False, float_format="%.5g")
     (RESULTS / "export.json").write_text(json.dumps(record, indent=1) + "\n")
     print(table.round(4).to_string(index=False))

@@ -118,8 +118,9 @@ def contestants(model, x):
         return tokens[:, 1:].reshape(len(tokens), rows, columns, -1).permute(0, 3, 1, 2)
 
     if "pytorch-grad-cam" not in LEFT_OUT:
-        cam = GradCAM(model=Logits(eager), target_layers=[eager.vit.layers[-1].layernorm_before],
-                      reshape_transform=to_picture)  # fmt: skip
+        cam = GradCAM(
+            model=Logits(eager), target_layers=[eager.vit.layers[-1].layernorm_before], reshape_transform=to_picture
+        )
         functions["grad-cam of pytorch-grad-cam"] = peer_gradcam
     if "captum" not in LEFT_OUT:
         layer_gradcam = LayerGradCam(Logits(eager), eager.vit.layers[-1].layernorm_before)
@@ -153,9 +154,17 @@ def measure(size, batch, repetitions):
         ratios = [s / b for s, b in zip(seconds, times[BASELINE], strict=True)]
         low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
         rows.append(
-            {"model": size, "batch": batch, "contestant": name, "ratio": statistics.median(ratios), "ratio_q1": low,
-             "ratio_q3": high, "repetitions": repetitions, "ms_per_image": 1000 * statistics.median(seconds) / batch}
-        )  # fmt: skip
+            {
+                "model": size,
+                "batch": batch,
+                "contestant": name,
+                "ratio": statistics.median(ratios),
+                "ratio_q1": low,
+                "ratio_q3": high,
+                "repetitions": repetitions,
+                "ms_per_image": 1000 * statistics.median(seconds) / batch,
+            }
+        )
     return rows
 
 

@@ -44,8 +44,10 @@ def violations(page):
     found = page.evaluate("() => axe.run(document, { resultTypes: ['violations'], preload: false })")["violations"]
     return [
         f"{v['id']}: {v['help']}: {node['html'][:150]} ({(node.get('any') or [{}])[0].get('message', '')[:150]})"
-        for v in found if v["impact"] in ("serious", "critical") for node in v["nodes"][:4]
-    ]  # fmt: skip
+        for v in found
+        if v["impact"] in ("serious", "critical")
+        for node in v["nodes"][:4]
+    ]
 
 
 @pytest.mark.parametrize("screen", SCREENS)

@@ -28,9 +28,16 @@ L, H, B, N = 3, 4, 2, 10
 def vit():
     torch.manual_seed(0)
     config = ViTConfig(
-        hidden_size=32, num_hidden_layers=L, num_attention_heads=H, intermediate_size=32, image_size=32, patch_size=8,
-        num_labels=5, initializer_range=0.4, id2label={i: f"class {i}, of five" for i in range(5)},
-    )  # fmt: skip
+        hidden_size=32,
+        num_hidden_layers=L,
+        num_attention_heads=H,
+        intermediate_size=32,
+        image_size=32,
+        patch_size=8,
+        num_labels=5,
+        initializer_range=0.4,
+        id2label={i: f"class {i}, of five" for i in range(5)},
+    )
     return load_model(ViTForImageClassification(config), mean=[0.5] * 3, std=[0.25] * 3, size=32, device="cpu")
 
 
@@ -262,9 +269,14 @@ def test_bytes_of_a_light_photo():
     """12 layers and 16 × 16 patches: 14 kB, and 29 kB a class, besides the JPEG and the other methods' maps."""
     torch.manual_seed(0)
     config = ViTConfig(
-        hidden_size=12, num_hidden_layers=12, num_attention_heads=2, intermediate_size=12, image_size=64, patch_size=4,
+        hidden_size=12,
+        num_hidden_layers=12,
+        num_attention_heads=2,
+        intermediate_size=12,
+        image_size=64,
+        patch_size=4,
         num_labels=3,
-    )  # fmt: skip
+    )
     vit = load_model(ViTForImageClassification(config), mean=[0.5] * 3, std=[0.5] * 3, size=64, device="cpu")
     (p,) = explorer.pack(vit, [np.zeros((64, 64, 3), np.uint8)], targets=2)
     assert p.info["grid"] == [16, 16] and not p.attention and not p.weights
@@ -307,9 +319,10 @@ def test_a_link_names_the_same_pictures_after_another_build(vit, photos, light):
     again = explorer.pack(vit, photos, targets=2)
     assert explorer.explore(again).view.link == name and re.fullmatch(r"map-[0-9a-f]{8}", name)
     others = [
-        explorer.explore(light, show="compare"), explorer.explore(light[:1]),
+        explorer.explore(light, show="compare"),
+        explorer.explore(light[:1]),
         explorer.explore(explorer.pack(vit, photos, targets=[4, 3])),
-    ]  # fmt: skip
+    ]
     assert len({name, *(ui.view.link for ui in others)}) == 4
 
 
@@ -340,9 +353,13 @@ def test_arguments_of_the_view_repeat_its_picture(vit, photos, packed):
     ui.view.set_trait("muted", [[2, 1]])
     ui.view.set_trait("target", 1)
     assert ui.view.arguments() == {
-        "target": packed[0].info["targets"][1], "norm": "l2", "alpha": 0.3, "variant": "output-first", "layers": (2, 3),
+        "target": packed[0].info["targets"][1],
+        "norm": "l2",
+        "alpha": 0.3,
+        "variant": "output-first",
+        "layers": (2, 3),
         "muted": [(2, 1)],
-    }  # fmt: skip
+    }
     assert explorer.state_map(vit, photos["one"], **ui.view.arguments()).shape == (4, 4)
 
 

@@ -31,9 +31,14 @@ def stack(layers=3, heads=2, side=3, seed=0, batch=2):
 def made(attentions, gradients, target, side):
     readout = torch.eye(attentions[0].shape[-1])[:1].expand(len(target), -1)
     return Trace(
-        attentions=attentions, gradients=gradients, logits=torch.zeros(len(target), 2), target=target, prefix_tokens=1,
-        grid=(side, side), readout=readout,
-    )  # fmt: skip
+        attentions=attentions,
+        gradients=gradients,
+        logits=torch.zeros(len(target), 2),
+        target=target,
+        prefix_tokens=1,
+        grid=(side, side),
+        readout=readout,
+    )
 
 
 def replaced(trace, **fields):
