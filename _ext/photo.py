@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard
 
 from gmar_utils import METHODS
 from gmar_utils.checkpoint import CHECKPOINTS
-from gmar_utils.explorer.widget import MODULES
+from gmar_utils.explorer.widget import MODULES, STYLES
 from gmar_utils.export import export
 
 MODEL = os.environ.get("GMAR_PHOTO_MODEL", "vit-small-tiny-imagenet")
@@ -48,13 +48,14 @@ def pages(assets: Path, out: Path, model: str, image_size: int | None = None) ->
     own = {
         name: (assets / "photo" / f"{name}.js").read_text("utf8") for name in ("methods", "resize", "worker", "page")
     }
+    sheets = [*(scripts / f"{name}.css" for name in STYLES), assets / "photo" / "photo.css"]
     code = {
         "about": about,
         "bytes": sum(part["bytes"] for files in parts.values() for part in files),
         "parts": parts,
         "modules": [*text.items(), ("page", own["page"])],
         "worker": "".join(_plain(own[name]) for name in ("methods", "resize", "worker")),
-        "style": (scripts / "view.css").read_text("utf8") + (assets / "photo" / "photo.css").read_text("utf8"),
+        "style": "".join(sheet.read_text("utf8") for sheet in sheets),
     }
     (out / "code.js").write_text(f"window.gmarPhoto = {json.dumps(code)};\n", "utf8")
 
