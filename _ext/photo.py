@@ -16,12 +16,13 @@ from huggingface_hub import ModelCard
 
 from gmar_utils import METHODS
 from gmar_utils.checkpoint import CHECKPOINTS
-from gmar_utils.explorer.widget import MODULES
+from gmar_utils.explorer.widget import MODULES, STYLES
 from gmar_utils.export import export
 
 MODEL = os.environ.get("GMAR_PHOTO_MODEL", "vit-small-tiny-imagenet")
 PART = 1_500_000  # characters a script: small enough for a progress bar that moves
-SHOWN = ["rollout", "gmar", "gmar", "gmar", "legrad", "grad-cam", "chefer", "attention"]  # the buttons of page.js
+SHOWN = ["rollout", "gmar", "gmar", "gmar", "legrad", "grad-cam", "chefer", "attention"]  # the buttons of reading.js
+PAGE = ("reading", "panels", "page")  # the page's own modules: what one imports first
 
 
 def write(app, exception):
@@ -44,17 +45,17 @@ def pages(assets: Path, out: Path, model: str, image_size: int | None = None) ->
     }
     graph.unlink()
     parts = {name: _parts(out, name, data) for name, data in runtime.items()}
-    text = {name: (scripts / "js" / f"{name}.js").read_text("utf8") for name in MODULES}
-    own = {
-        name: (assets / "photo" / f"{name}.js").read_text("utf8") for name in ("methods", "resize", "worker", "page")
-    }
+    explorer, own = scripts / "js", assets / "photo"
+    modules = [*(explorer / f"{name}.js" for name in MODULES), *(own / f"{name}.js" for name in PAGE)]
+    worker = [own / f"{name}.js" for name in ("methods", "resize", "worker")]
+    sheets = [*(scripts / f"{name}.css" for name in STYLES), own / "photo.css"]
     code = {
         "about": about,
         "bytes": sum(part["bytes"] for files in parts.values() for part in files),
         "parts": parts,
-        "modules": [*text.items(), ("page", own["page"])],
-        "worker": "".join(_plain(own[name]) for name in ("methods", "resize", "worker")),
-        "style": (scripts / "view.css").read_text("utf8") + (assets / "photo" / "photo.css").read_text("utf8"),
+        "modules": [(module.stem, module.read_text("utf8")) for module in modules],
+        "worker": "".join(_plain(module.read_text("utf8")) for module in worker),
+        "style": "".join(sheet.read_text("utf8") for sheet in sheets),
     }
     (out / "code.js").write_text(f"window.gmarPhoto = {json.dumps(code)};\n", "utf8")
 

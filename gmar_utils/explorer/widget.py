@@ -35,6 +35,7 @@ MODULES = (
     "deletion",
     "main",
 )  # what one imports first
+STYLES = ("frame", "panels", "controls")  # in the order that the page reads them
 
 
 def _text(name: str) -> str:
@@ -49,7 +50,7 @@ class Script(widgets.Widget):
     """The view's modules and style, once for all views: a page with five would hold them five times."""
 
     modules = traitlets.List([[name, _text(f"js/{name}.js")] for name in MODULES]).tag(sync=True)
-    style = traitlets.Unicode(_text("view.css")).tag(sync=True)
+    style = traitlets.Unicode("".join(_text(f"{name}.css") for name in STYLES)).tag(sync=True)
 
 
 @functools.cache

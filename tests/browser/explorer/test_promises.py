@@ -1,0 +1,122 @@
+"""What a view promises: code that makes its picture, a small screen, a frame a move, few bytes, a still picture."""
+
+import json
+import re
+import statistics
+
+import numpy as np
+import pytest
+
+from gmar_utils import explorer
+
+from ..conftest import missing
+from ..test_pages import AXE, violations
+from .controls import TOLERANCE, Explorer, opened
+from .expected import STATE, checksum
+
+
+def test_the_code_makes_the_picture(browser, small, scope):
+    """Text copied from the view, run here, gives the map at full precision: within the error that the page states."""
+    with opened(browser, (small / "index.html").as_uri()) as page:
+        e = Explorer(page, "heads")
+        e.view.locator('[data-head="4,2"]').click()
+        e.menu("head weights").select_option(label="L2 norm")
+        e.menu("photo").select_option(index=1)
+        e.press("α", "ArrowLeft", 5)
+        e.changes_to(muted=[[4, 2]], norm=1, photo=1, alpha=0.75)
+        space = dict(scope)
+        exec("import gmar_utils, gmar_utils.explorer, gmar_utils.metrics", space)
+        exec(e.view.locator("code").text_content(), space)
+        error = e.expected.photos[1]["info"]["error"]
+        assert abs(space["map"].flatten().numpy() - e.expected.map()).max() <= error + 1e-5
+        e = Explorer(page, "compare")
+        e.menu("right map").select_option(label="Grad-CAM")
+        e.shows(checksum(e.expected.method(list(explorer.METHODS_SHOWN).index("Grad-CAM"))), "right")
+        exec(e.view.locator("code").text_content(), space)
+        assert checksum(space["right"].flatten().numpy()) == pytest.approx(e.data("right"), abs=TOLERANCE)
+        e = Explorer(page, "deletion")
+        exec(e.view.locator("code").text_content(), space)
+        assert np.allclose(space["curve"].scores[0], e.expected.photos[0]["curves"][0, 0], atol=1e-4)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone(browser, address, scheme):
+    """Names, sizes and contrasts on a small touch screen; nothing sticks out; no filter spoils the colours."""
+    phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "color_scheme": scheme}
+    with opened(browser, address, **phone) as page:
+        page.add_script_tag(content=AXE.read_text(encoding="utf8"))
+        page.wait_for_timeout(400)
+        assert not violations(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        too_small = page.evaluate(
+            """() => [...document.querySelectorAll('.gmar-explorer :is(button, select, summary, input, .noUi-handle)')]
+                .filter(e => e.checkVisibility()).map(e => [e, e.getBoundingClientRect()])
+                .filter(([e, box]) => Math.min(box.width, box.height) < 24).map(([e]) => e.outerHTML.slice(0, 90))"""
+        )
+        assert not too_small
+        unnamed = page.evaluate("() => [...document.querySelectorAll('.noUi-handle')].filter(h => !h.ariaLabel).length")
+        assert unnamed == 0
+        filtered = page.evaluate(
+            """() => {
+                const spoiled = (e) => e && (getComputedStyle(e).filter !== 'none' || spoiled(e.parentElement));
+                return [...document.querySelectorAll('.gmar canvas')].filter(spoiled).length;
+            }"""
+        )
+        assert filtered == 0
+        e = Explorer(page, "heads")
+        layers = e.expected.photos[0]["info"]["shape"][0]
+        e.view.locator(f'[data-head="{layers},1"]').tap()
+        e.changes_to(muted=[[layers, 1]])
+
+
+# ------------------------------------------------------------------------------------------------ time and size
+
+
+@pytest.mark.parametrize("pack", ["heads", "light"])
+def test_a_move_is_painted_within_a_frame(browser, address, pack):
+    """From the key event on the slider to the frame that shows the new map; best of three rounds of twenty moves."""
+    if pack == "light" and not address.endswith("index.html"):
+        pytest.skip("this page has no light pack")
+    with opened(browser, address.replace("index.html", "light.html") if pack == "light" else address) as page:
+        e = Explorer(page, "map")
+        e.slider("α").focus()
+        page.evaluate(
+            """() => {
+                window.took = [];
+                addEventListener('keydown', event => {
+                    const began = event.timeStamp;
+                    requestAnimationFrame(() => {           // after the view's own callback, in the same frame
+                        const channel = new MessageChannel();
+                        channel.port1.onmessage = () => took.push(performance.now() - began);
+                        channel.port2.postMessage(0);
+                    });
+                });
+            }"""
+        )
+        rounds = []
+        for key in ("ArrowRight", "ArrowLeft", "ArrowRight"):
+            for _ in range(20):
+                page.keyboard.press(key)
+                page.wait_for_timeout(40)
+            rounds.append(statistics.median(page.evaluate("took.splice(0)")))
+        print(f"{address.split(':')[0]}: event to painted frame, medians {[round(r, 1) for r in rounds]} ms")
+        e.shows(checksum(e.expected.map(alpha=2.0)))
+        assert min(rounds) <= 16
+
+
+def test_bytes_of_a_photo(page):
+    state = json.loads(page.locator(STATE).inner_text())["state"]
+    sizes = [sum(len(b["data"]) for b in m["buffers"]) for m in state.values() if "info" in m["state"]]
+    assert sizes and max(sizes) <= 600_000
+
+
+def test_every_live_picture_has_a_still_one(html):
+    """A reader without JavaScript finds a figure below every explorer."""
+    chapter = html / "notebooks" / "explore.html"
+    if not chapter.exists():
+        missing("the book has no chapter 'Explore': run `make book`")
+    text = re.sub(r"<script[^>]*widget-view.*?</script>", "LIVE", chapter.read_text(encoding="utf8"), flags=re.S)
+    places = text.split("LIVE")[1:]
+    assert len(places) >= 5
+    without = [i for i, rest in enumerate(places) if not re.search(r'<img[^>]+alt="[^"]{20,}"|<table', rest)]
+    assert not without
