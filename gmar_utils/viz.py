@@ -105,7 +105,7 @@ def heading(label: str, probability: float) -> str:
 
 def grid(
     photos: Picture | list[Picture] | tuple[Picture, ...],
-    maps: Mapping[str, Sequence[Map]],
+    maps: Mapping[str, torch.Tensor | Sequence[Map]],
     titles: Iterable[str] | None = None,
     *,
     columns: int | None = None,
