@@ -8,6 +8,7 @@ import os
 import re
 import warnings
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def located(name: str | os.PathLike) -> str | Path:
     return CHECKPOINTS / name if str(name) in bundled() else name
 
 
-def pretrained(name: str | os.PathLike, *, new_head: bool = False, **options) -> nn.Module:
+def pretrained(name: str | os.PathLike, *, new_head: bool = False, **options: object) -> nn.Module:
     """The classifier in a bundled checkpoint, a folder or on the hub, in float32, with every weight from the file.
 
     A model of pictures and texts (CLIP, SigLIP) comes as `ZeroShot`, unless it is to get a new head.
@@ -172,9 +173,15 @@ def label_words(module: nn.Module) -> list[str]:
 # --- processors -------------------------------------------------------------------------------------------------------
 
 
-def image_processor(source: str | Path | None, module: nn.Module, mean=None, std=None, size=None):
+def image_processor(
+    source: str | Path | None,
+    module: nn.Module,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    size: int | tuple[int, int] | None = None,
+) -> object:
     """The checkpoint's own processor on the PIL path; or one made of mean, std and size, and for what is not given of
-    the configuration, 0.5 and 0.5, with a warning."""
+    the configuration, 0.5 and 0.5, with a warning. mean, std: per channel; size: pixels, or (height, width)."""
     config = vision_config(module)
     nothing_given = mean is None and std is None and size is None
     timm_cfg = getattr(config, "pretrained_cfg", None) or getattr(unwrap(module), "pretrained_cfg", None)
@@ -194,9 +201,8 @@ def image_processor(source: str | Path | None, module: nn.Module, mean=None, std
             "otherwise, pass mean=, std= and size=, or processor=.",
             stacklevel=3,
         )
-    return ViTImageProcessorPil(
-        size={"height": height, "width": width}, image_mean=mean or [0.5] * channels, image_std=std or [0.5] * channels
-    )
+    sides = {"height": height, "width": width}
+    return ViTImageProcessorPil(size=sides, image_mean=mean or [0.5] * channels, image_std=std or [0.5] * channels)
 
 
 def _saved_processor(source):
@@ -241,7 +247,7 @@ def _timm_processor(cfg, img_size=None):
     )
 
 
-def own_copy(processor):
+def own_copy(processor: object) -> object:
     """A copy of the caller's image processor; of a multimodal processor, of its image side."""
     from transformers.image_processing_base import ImageProcessingMixin
 
@@ -254,7 +260,7 @@ def own_copy(processor):
     return copy.deepcopy(processor)
 
 
-def check_processor(processor, channels: int) -> torch.Size:
+def check_processor(processor: object, channels: int) -> torch.Size:
     """The shape (1, channels, h, w) of what it makes of a square picture.
 
     Raises:
@@ -280,7 +286,7 @@ def check_processor(processor, channels: int) -> torch.Size:
 # --- another size -----------------------------------------------------------------------------------------------------
 
 
-def at_size(module: nn.Module, processor, size: tuple[int, int]) -> nn.Module:
+def at_size(module: nn.Module, processor: object, size: tuple[int, int]) -> nn.Module:
     """`processor` set to `size`, and a model that takes it: the module itself where that is so, else a shallow copy.
 
     The copy is of the same class and shares every weight and submodule. It differs by one hook, which asks the forward
@@ -317,9 +323,9 @@ def at_size(module: nn.Module, processor, size: tuple[int, int]) -> nn.Module:
     return twin
 
 
-def failure(module: nn.Module, shape, **given) -> str | None:
+def failure(module: nn.Module, shape: Sequence[int], **given: object) -> str | None:
     """Why the model cannot run on pixel values of `shape`; None when it can. A model of transformers is first asked on
-    tensors without data, which costs nothing at any size."""
+    tensors without data, which costs nothing at any size. given: more arguments of its forward pass."""
     from transformers import PreTrainedModel
 
     module = uncompiled(module)
@@ -340,7 +346,7 @@ def failure(module: nn.Module, shape, **given) -> str | None:
     return reason
 
 
-def pair(size) -> tuple[int, int]:
+def pair(size: object) -> tuple[int, int]:
     """(height, width) of one number for both or two; ValueError unless they are whole and at least 1."""
     try:
         sides = (size, size) if not isinstance(size, list | tuple) else tuple(size)

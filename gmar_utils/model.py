@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,12 +14,13 @@ from torch import nn
 
 from . import checkpoint
 from .capture import probability, trace
+from .capture.checks import check_whole
 from .capture.layout import logits_of
 from .checkpoint import bundled
 from .explanation import Explanation
 from .memory import check_fits
 from .methods.registry import METHODS, bind, in_batches, patch_scores, registered, scaled
-from .photo import as_list, is_one, prepare, read_photo, resize, to_photo
+from .photo import Pictures, as_list, is_one, prepare, read_photo, resize, to_photo
 from .prompts import TOWERS, ZeroShot
 
 
@@ -41,15 +42,17 @@ class Vit:
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return next(self.model.parameters()).device
 
     @property
     def channels(self) -> int:
+        """How many channels its pictures have: 3, or 1 for grey ones, or any other number."""
         return checkpoint.channels_of(self.model)
 
     # --- photos in, maps back
 
-    def preprocess(self, images, window: tuple[float, float] | None = None) -> torch.Tensor:
+    def preprocess(self, images: Pictures, window: tuple[float, float] | None = None) -> torch.Tensor:
         """Pixel values (B, channels, height, width) on the model's device, float32 (or in the model's own dtype).
 
         Args:
@@ -74,7 +77,7 @@ class Vit:
         dtype = next(self.model.parameters()).dtype
         return [prepare(self.processor, picture).to(self.device, dtype) for picture in pictures]
 
-    def to_photo(self, maps: torch.Tensor, images) -> list[torch.Tensor]:
+    def to_photo(self, maps: torch.Tensor, images: Pictures) -> list[torch.Tensor]:
         """Maps (B, r, c) → B tensors (height, width), float32, on each photo's own pixels; NaN outside the crop.
 
         Raises:
@@ -151,7 +154,9 @@ class Vit:
 
     # --- what it says, and why
 
-    def predict(self, images, top: int = 5, *, window: tuple[float, float] | None = None, batch_size: int = 32):
+    def predict(
+        self, images: Pictures, top: int = 5, *, window: tuple[float, float] | None = None, batch_size: int = 32
+    ) -> "pd.DataFrame":  # noqa: F821 (slow to import)
         """The likeliest classes of each picture.
 
         Args:
@@ -165,8 +170,7 @@ class Vit:
         """
         import pandas as pd
 
-        if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-            raise ValueError(f"top must be a whole number of at least 1, got {top!r}.")
+        check_whole("top", top)
         self = self.prompted()
         images = as_list(images)
         photos = [read_photo(i, self.channels, window) for i in images]
@@ -190,15 +194,15 @@ class Vit:
 
     def explain(
         self,
-        images,
+        images: Pictures,
         method: str | Callable = "gmar",
-        target=None,
+        target: int | str | Sequence[int | str] | np.ndarray | torch.Tensor | None = None,
         *,
         window: tuple[float, float] | None = None,
         batch_size: int = 32,
         prefix_tokens: int | None = None,
         grid: tuple[int, int] | None = None,
-        **options,
+        **options: object,
     ) -> Explanation | list[Explanation]:
         """Why the model says what it says: class, probability and map of each picture from one pass.
 
@@ -316,9 +320,9 @@ def _arguments(function):
 def load_model(
     model: str | os.PathLike | nn.Module,
     *,
-    processor=None,
-    mean=None,
-    std=None,
+    processor: object = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     size: int | tuple[int, int] | None = None,
     image_size: int | tuple[int, int] | None = None,
     device: str | torch.device = "auto",

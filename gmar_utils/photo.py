@@ -12,18 +12,20 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 PREPARED = "Values that a processor has prepared go into gmar_utils.explain(vit.model, pixel_values)."
+Picture = str | os.PathLike | Image.Image | np.ndarray | torch.Tensor  # as `read_photo` takes it
+Pictures = Picture | Iterable[Picture]
 Crop = tuple[int, int, int, int]  # top, left, height, width
 _CHECKED: dict[tuple, str | None] = {}  # (processor, size) → None, or why its geometry is not known
 
 
-def is_one(images) -> bool:
+def is_one(images: object) -> bool:
     """Whether it is one picture (a path, PIL image, array or tensor), and not several of them."""
     if isinstance(images, np.ndarray | torch.Tensor):
         return images.ndim < 4
     return isinstance(images, str | os.PathLike | Image.Image)
 
 
-def as_list(images) -> list:
+def as_list(images: Pictures) -> list:
     """The pictures one by one: of one picture, a batch (B, …) in one array or tensor, or any iterable of pictures.
 
     Raises:
@@ -43,7 +45,9 @@ def as_list(images) -> list:
     return found
 
 
-def read_photo(image, channels: int = 3, window: tuple[float, float] | None = None) -> Image.Image | np.ndarray:
+def read_photo(
+    image: Picture, channels: int = 3, window: tuple[float, float] | None = None
+) -> Image.Image | np.ndarray:
     """A picture as the model's own kind: RGB, or L for a 1-channel model; turned upright by EXIF.
 
     Args:
@@ -123,8 +127,7 @@ def _array(image, channels, name) -> np.ndarray:
             if image.numel() and not (0 <= image.min() and image.max() <= 1):
                 raise ValueError(
                     f"{name} is a tensor with values from {image.min():g} to {image.max():g}; a picture in a tensor "
-                    "is uint8, or float in [0, 1]. "
-                    f"{PREPARED}"
+                    f"is uint8, or float in [0, 1]. {PREPARED}"
                 )
         image = image.movedim(0, -1) if image.ndim == 3 else image
     elif not hasattr(image, "__array__"):
@@ -161,7 +164,7 @@ def _to_8_bit(pixels, window, name):
     return (255 * ((pixels - low) / max(high - low, 1e-12)).clip(0, 1)).round().astype(np.uint8)
 
 
-def prepare(processor, picture: np.ndarray) -> torch.Tensor:
+def prepare(processor: object, picture: np.ndarray) -> torch.Tensor:
     """Pixel values (1, channels, h, w), float32, that `processor` makes of a uint8 picture (height, width, channels).
 
     Pillow resizes pictures of one or three channels only; others go through channel by channel."""
@@ -173,7 +176,7 @@ def prepare(processor, picture: np.ndarray) -> torch.Tensor:
     return torch.cat(single, 1).float()
 
 
-def resized_and_cropped(size: tuple[int, int], processor) -> tuple[tuple[int, int], Crop]:
+def resized_and_cropped(size: tuple[int, int], processor: object) -> tuple[tuple[int, int], Crop]:
     """What `processor` says it does with a photo of (height, width).
 
     Returns:
@@ -193,7 +196,7 @@ def resized_and_cropped(size: tuple[int, int], processor) -> tuple[tuple[int, in
     return (height, width), (top, left, crop["height"], crop["width"])
 
 
-def check_geometry(size: tuple[int, int], processor) -> None:
+def check_geometry(size: tuple[int, int], processor: object) -> None:
     """ValueError unless `processor` does with a photo of (height, width) what `resized_and_cropped` says.
 
     It is asked itself, once for each size: it prepares two ramps, whose grey says from where in the photo it comes."""
@@ -237,7 +240,7 @@ def _deviation(size, processor):
     return None
 
 
-def to_photo(maps: torch.Tensor, sizes: Sequence[tuple[int, int]], processor) -> list[torch.Tensor]:
+def to_photo(maps: torch.Tensor, sizes: Sequence[tuple[int, int]], processor: object) -> list[torch.Tensor]:
     """Maps back on the photos' own pixels, bilinearly; NaN outside of what the processor cropped.
 
     Args:

@@ -1,6 +1,7 @@
 """Pictures: a map on its photo, methods side by side, means with their intervals, and the words that go with them."""
 
 import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -11,10 +12,11 @@ from PIL import Image
 
 from . import __version__
 from .methods import METHODS
-from .photo import read_photo, resize
+from .photo import Picture, read_photo, resize
 
 STYLE = str(files(__package__) / "book.mplstyle")  # plt.style.use(viz.STYLE)
 OPACITY = 0.65  # of the map above the photo
+Map = torch.Tensor | np.ndarray  # (r, c)
 
 
 class Style(NamedTuple):
@@ -40,7 +42,7 @@ def title_of(method: str) -> str:
     return METHODS[method].title if method in METHODS else method
 
 
-def blend(photo, map, *, signed: bool = False) -> Image.Image:
+def blend(photo: Picture, map: Map, *, signed: bool = False) -> Image.Image:
     """The photo in grey with the map above it, as an RGB picture of the photo's size.
 
     Args:
@@ -62,11 +64,19 @@ def blend(photo, map, *, signed: bool = False) -> Image.Image:
     return Image.fromarray(picture)
 
 
-def overlay(ax, photo, map=None, title: str | None = None, *, contour: bool = True, signed: bool = False) -> plt.Axes:
+def overlay(
+    ax: plt.Axes,
+    photo: Picture,
+    map: Map | None = None,
+    title: str | None = None,
+    *,
+    contour: bool = True,
+    signed: bool = False,
+) -> plt.Axes:
     """Draw a map on its photo: `blend`, with one white contour at half of the maximum. Without a map: the photo.
 
     Args:
-        ax: matplotlib axes, which are returned.
+        ax: axes to draw in, which are returned.
         photo: as `blend` takes it, and
         map: too.
         title: the class and its probability (`heading`), or the method's name.
@@ -94,12 +104,18 @@ def heading(label: str, probability: float) -> str:
 
 
 def grid(
-    photos, maps: dict, titles=None, *, columns: int | None = None, width: float = 2.1, signed: bool = False
+    photos: Picture | list[Picture] | tuple[Picture, ...],
+    maps: Mapping[str, torch.Tensor | Sequence[Map]],
+    titles: Iterable[str] | None = None,
+    *,
+    columns: int | None = None,
+    width: float = 2.1,
+    signed: bool = False,
 ) -> plt.Figure:
     """A table of overlays: a row for each photo, first the photo itself, then a column for each entry of `maps`.
 
     Args:
-        photos: list of B photos, as `overlay` takes them.
+        photos: B photos, or one.
         maps: {label: B maps}, as `explain_many` returns them; columns follow the dictionary's order.
         titles: B strings above the photos: the class that is explained and its probability (`heading`).
         columns: pictures in a row, for one photo with many methods; None puts a photo's maps into one row.
@@ -110,8 +126,7 @@ def grid(
     titles = list(titles) if titles is not None else [None] * len(photos)
     cells = []
     for i, photo in enumerate(photos):
-        cells.append((photo, None, titles[i]))
-        cells += [(photo, m[i], label) for label, m in maps.items()]
+        cells += [(photo, None, titles[i]), *((photo, m[i], label) for label, m in maps.items())]
     columns = columns or len(maps) + 1
     rows = -(-len(cells) // columns)
     ratio = np.mean([np.divide(*_pixels(p).shape[:2]) for p in photos])
@@ -125,11 +140,11 @@ def grid(
     return figure
 
 
-def forest(summary, ax=None, *, xlabel: str = "mean, 95 % interval") -> plt.Axes:
+def forest(summary: "pd.DataFrame", ax: plt.Axes | None = None, *, xlabel: str = "mean, 95 % interval") -> plt.Axes:  # noqa: F821 (slow to import)
     """Means with their intervals, one row for each method, in METHOD_STYLE's order and colours.
 
     Args:
-        summary: DataFrame with the columns method (or label), mean, low, high.
+        summary: a table with the columns method (or label), mean, low, high.
         ax: axes to draw in; None makes a figure.
         xlabel: what is measured.
     """
@@ -162,7 +177,7 @@ class Caption(NamedTuple):
 
 
 def caption(
-    map, method: str = "gmar", label: str | None = None, probability: float | None = None, **options
+    map: Map, method: str = "gmar", label: str | None = None, probability: float | None = None, **options: object
 ) -> Caption:
     """The words for one map (r, c): alt text, and a methods sentence with the citation key of the book's bibliography.
 

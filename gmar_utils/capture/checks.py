@@ -9,7 +9,7 @@ from torch import nn
 HINT = "Use load_model(...).preprocess(images), or load_model(...).explain(image), which reads pictures itself."
 
 
-def check_model(model) -> None:
+def check_model(model: object) -> None:
     """ValueError unless it is a module whose weights a gradient can pass."""
     if not isinstance(model, nn.Module):
         raise ValueError(
@@ -36,7 +36,7 @@ def check_whole(name: str, value: object) -> None:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
 
 
-def check_pixel_values(pixel_values, model: nn.Module | None = None) -> torch.Tensor:
+def check_pixel_values(pixel_values: object, model: nn.Module | None = None) -> torch.Tensor:
     """The pixel values as a tensor (B, channels, height, width); or the token ids of a model of words (B, N).
 
     Args:

@@ -6,7 +6,7 @@ from torch import nn
 from .layout import problem_type
 
 
-def parse_target(target, batch: int) -> torch.Tensor | tuple[int, int] | None:
+def parse_target(target: object, batch: int) -> torch.Tensor | tuple[int, int] | None:
     """The target as `resolve_target` takes it, checked before anything runs.
 
     Args:
@@ -43,7 +43,7 @@ def parse_target(target, batch: int) -> torch.Tensor | tuple[int, int] | None:
     return ids.detach().clone().long()  # a clone: autograd refuses tensors of inference_mode
 
 
-def resolve_target(model: nn.Module, logits: torch.Tensor, target=None) -> torch.Tensor:
+def resolve_target(model: nn.Module, logits: torch.Tensor, target: object = None) -> torch.Tensor:
     """Class ids (B,); of a contrast (a, b) the first. Arguments as `parse_target`; IndexError outside the classes."""
     batch, classes = logits.shape
     target = parse_target(target, batch)
@@ -59,7 +59,7 @@ def resolve_target(model: nn.Module, logits: torch.Tensor, target=None) -> torch
     return (ids[0] if isinstance(target, tuple) else ids).to(logits.device).expand(batch)
 
 
-def against(logits: torch.Tensor, target) -> torch.Tensor | None:
+def against(logits: torch.Tensor, target: object) -> torch.Tensor | None:
     """Class ids (B,) of b in a contrast (a, b); None for any other target."""
     return logits.new_full((len(logits),), target[1], dtype=torch.long) if isinstance(target, tuple) else None
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -101,7 +102,7 @@ class Trace:
 def trace(
     model: nn.Module,
     pixel_values: torch.Tensor,
-    target=None,
+    target: int | Sequence[int] | np.ndarray | torch.Tensor | None = None,
     prefix_tokens: int | None = None,
     grid: tuple[int, int] | None = None,
     *,
@@ -144,7 +145,7 @@ def recording(
     pixel_values: torch.Tensor,
     prefix_tokens: int | None = None,
     grid: tuple[int, int] | None = None,
-    **options,
+    **options: object,
 ) -> Iterator[tuple[Recorder, torch.Tensor]]:
     """A `settled` model, with gradients on also inside no_grad; prefix_tokens, grid, options: as `Recorder` takes them.
 

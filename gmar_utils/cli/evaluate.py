@@ -1,5 +1,6 @@
 """`gmar evaluate`: its options, and the data sets it knows."""
 
+import argparse
 import ast
 import re
 from pathlib import Path
@@ -17,7 +18,7 @@ from ..model import load_model
 from . import types
 
 
-def add_arguments(parser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `gmar evaluate`."""
     parser.epilog = (
         "Several processes, on GPUs or CPUs: accelerate launch --multi_gpu --num_processes N -m gmar_utils evaluate …"
@@ -32,10 +33,8 @@ def add_arguments(parser) -> None:
     add("--seed", type=int, default=0, help="draws images, random maps and bootstrap (default: 0)")
     add("--batch-size", type=types.positive, default=64, help="images in a forward (default: 64)")
     add("--block", type=types.positive, default=16, help="images in a file; a kill loses at most one (default: 16)")
-    precision = (
-        "of the metrics' forward passes: the cheapest that the processor computes in, or float32 (default: auto)"
-    )
-    add("--precision", choices=("auto", "float32"), default="auto", help=precision)
+    dtype = "of the metrics' forward passes: the cheapest that the processor computes in, or float32 (default: auto)"
+    add("--precision", choices=("auto", "float32"), default="auto", help=dtype)
     methods = (
         f"labels ({', '.join(DEFAULT_METHODS)}), methods, or METHOD:option=value,… such as gmar:norm=l2,alpha=2; "
         "default: all labels"
@@ -52,27 +51,16 @@ def add_arguments(parser) -> None:
     add("--out", type=Path, default=Path("evaluation"), help=out)
 
 
-def main(args) -> int:
+def main(args: argparse.Namespace) -> int:
     """`gmar evaluate`."""
     state = PartialState(cpu=not torch.cuda.is_available())
     methods, protocol = parse_methods(args.methods), parse_protocol(args.protocol)
     bound_methods(methods), checked_options(protocol)  # what is wrong is said before the model loads
     device = str(state.device) if state.num_processes > 1 else "auto"
     vit = load_model(args.model, image_size=args.image_size, device=device)
-    summary = evaluate(
-        vit,
-        DATA[args.data](args, vit),
-        methods,
-        args.metrics,
-        args.out,
-        protocol=protocol,
-        limit=args.limit,
-        seed=args.seed,
-        batch_size=args.batch_size,
-        block=args.block,
-        precision=args.precision,
-        data_name=args.data,
-    )
+    options = {k: getattr(args, k) for k in ("limit", "seed", "batch_size", "block", "precision")}
+    options |= {"protocol": protocol, "data_name": args.data}
+    summary = evaluate(vit, DATA[args.data](args, vit), methods, args.metrics, args.out, **options)
     if state.is_main_process:
         print(summary.to_markdown())
         print(f"Rows, summary and provenance are in {shown(str(args.out))}")

@@ -22,17 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--init", help="start from this bundled model, folder or hub id, instead of the recipe's")
     add("--layers", type=types.positive, help="keep only so many of its first layers")
     add("--source", help="Tiny-ImageNet: folder or hub id (default: GMAR_TINY_IMAGENET, or hub)")
-    add(
-        "--out",
-        type=types.folder,
-        help="folder of the checkpoint; its training/ holds the state, from which the same command goes on after a "
-        "kill (default: the recipe's name)",
+    out = (
+        "folder of the checkpoint; its training/ holds the state, from which the same command goes on after a kill "
+        "(default: the recipe's name)"
     )
-    add(
-        "--epochs",
-        type=float,
-        help="instead of the recipe's; a training that is at its full, constant rate may be shortened or prolonged",
-    )
+    add("--out", type=types.folder, help=out)
+    epochs = "instead of the recipe's; a training that is at its full, constant rate may be shortened or prolonged"
+    add("--epochs", type=float, help=epochs)
     add("--batch-size", type=types.positive, help="of all processes together, instead of the recipe's")
     add("--learning-rate", type=float, help="instead of the recipe's")
     add("--scenes", type=types.positive, help="how many shapes to generate, instead of the recipe's")
@@ -40,11 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--accumulate", type=types.positive, default=1, help="parts a batch is computed in, to save memory")
     add("--minutes", type=number, default=math.inf, help="stop after so long; call again to go on")
     add("--save-every", type=number, default=180.0, metavar="SECONDS", help="between two states (default: 180)")
-    add(
-        "--measure",
-        metavar="MODEL",
-        help="train nothing; print the accuracy of a bundled model, folder or hub id on pictures that no training saw",
-    )
+    model = "train nothing; print the accuracy of a bundled model, folder or hub id on pictures that no training saw"
+    add("--measure", metavar="MODEL", help=model)
     add("--image-size", type=types.positive, nargs="+", metavar="N", help="measure at these sizes, in pixels")
 
 

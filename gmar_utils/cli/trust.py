@@ -47,17 +47,9 @@ def main(args: argparse.Namespace) -> int:
     from ..trustcard import trust
 
     vit = load_model(args.model, image_size=args.image_size)
-    card = trust(
-        vit,
-        args.photos or _records(args, vit),
-        args.labels,
-        args.masks,
-        methods=args.methods,
-        quick=args.quick,
-        work=args.out.with_name(f"{args.out.stem}.work"),
-        book=args.book,
-        batch_size=args.batch_size,
-    )
+    options = {k: getattr(args, k) for k in ("methods", "quick", "book", "batch_size")}
+    options["work"] = args.out.with_name(f"{args.out.stem}.work")
+    card = trust(vit, args.photos or _records(args, vit), args.labels, args.masks, **options)
     card.save(args.out)
     for problem in dict.fromkeys(map(printable, card.problems)):
         say(f"gmar trust: {problem}", error=True)

@@ -23,7 +23,7 @@ def find_source(source: str | Path | None, variable: str, hub: str) -> tuple[Pat
     raise FileNotFoundError(f"{source}: no such file or folder. Give a local path or a hub id, or set {variable}.")
 
 
-def from_hub(name: str, split: str, variable: str):
+def from_hub(name: str, split: str, variable: str) -> datasets.Dataset:
     """A split of a data set of the hub; ConnectionError where it does not answer."""
     try:
         return datasets.load_dataset(name, split=split)

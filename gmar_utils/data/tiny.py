@@ -106,9 +106,6 @@ def _checked(shard, origin):
         "label": labels,
         "box": [box and [box[0], box[1], box[2] + 1, box[3] + 1] for box in boxes],  # theirs include the last pixels
     }
-    features = {
-        "image": datasets.Image(decode=False),
-        "label": datasets.ClassLabel(names=names),
-        "box": datasets.List(datasets.Value("int16")),
-    }
+    features = {"image": datasets.Image(decode=False), "label": datasets.ClassLabel(names=names)}
+    features["box"] = datasets.List(datasets.Value("int16"))
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))

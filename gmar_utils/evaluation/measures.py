@@ -1,6 +1,6 @@
 """The metrics of `evaluate`: what each computes for a block of images, the columns it fills, and its options."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -35,8 +35,11 @@ OPTIONS = {
 }
 
 
-def checked_options(given: dict | None = None, fields=()) -> dict:
-    """Every option of the metrics: those given, the defaults for the rest. ValueError for one that does not exist."""
+def checked_options(given: dict | None = None, fields: Collection[str] = ()) -> dict:
+    """Every option of the metrics: those given, the defaults for the rest. ValueError for one that does not exist.
+
+    fields: of a record; where one is "mask", the default target is the record's label.
+    """
     given = given or {}
     if unknown := [k for k in given if k not in OPTIONS]:
         raise ValueError(f"Unknown protocol option {unknown[0]!r}; there are {', '.join(OPTIONS)}.")
@@ -73,14 +76,17 @@ class Case:
 
     @once
     def insertion(self) -> metrics.Curve:
+        """Its Insertion curve; of several metrics that read it, the first pays for it."""
         return self.run(metrics.insertion, **self.removal)
 
     @once
     def deletion(self) -> metrics.Curve:
+        """Its Deletion curve, shared like `insertion`."""
         return self.run(metrics.deletion, **self.removal)
 
     @property
     def removal(self) -> dict:
+        """The options of `metrics.insertion` and `metrics.deletion`: baseline, steps, unit and seed."""
         return {k: self.options[k] for k in ("baseline", "steps", "unit")} | {"seed": self.seed}
 
     @property
@@ -88,13 +94,14 @@ class Case:
         """Probabilities are printed ×100; logits as they are."""
         return 100 if self.options["score"] == "probability" else 1
 
-    def run(self, function: Callable, maps: torch.Tensor | None = None, **options: object):
+    def run(self, function: Callable, maps: torch.Tensor | None = None, **options: object) -> object:
         """A metric of forward passes on this block's images and targets; maps: the scores, unless others are given."""
         common = {"score": self.options["score"]} | self.common
         maps = self.scores if maps is None else maps
         return function(self.vit.model, self.pixel_values, maps, self.target, **common, **options)
 
     def masks(self, field: str = "mask") -> list[torch.Tensor]:
+        """The masks (height, width) in this field of the records, on each photo's own pixels."""
         return [torch.as_tensor(np.array(r[field])) for r in self.records]
 
     @once
@@ -129,14 +136,9 @@ class Measure:
 
 
 def _drop(case: Case, top: bool = False) -> Found:
-    suffix, processor = "_top" if top else "", case.vit.processor
-    result = case.run(
-        metrics.masked_scores,
-        case.scores if top else case.maps,
-        masking="top" if top else case.options["masking"],
-        mean=getattr(processor, "image_mean", None),
-        std=getattr(processor, "image_std", None),
-    )
+    suffix, maps, masking = ("_top", case.scores, "top") if top else ("", case.maps, case.options["masking"])
+    rgb = {k: getattr(case.vit.processor, f"image_{k}", None) for k in ("mean", "std")}
+    result = case.run(metrics.masked_scores, maps, masking=masking, **rgb)
     values = {
         f"average_drop{suffix}": metrics.average_drop(result.full, result.masked, per_image=True),
         f"average_increase{suffix}": metrics.average_increase(result.full, result.masked, per_image=True),

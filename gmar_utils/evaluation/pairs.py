@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import datasets
 import torch
 from tqdm import tqdm
 
@@ -26,12 +27,12 @@ def question(pairs: Sequence[dict], number: int) -> dict:
     }
 
 
-def known(vit: Vit, pairs, first: int = 10, batch_size: int = 32):
+def known(vit: Vit, pairs: datasets.Dataset, first: int = 10, batch_size: int = 32) -> datasets.Dataset:
     """The photos whose two objects the model knows: each has a class among the model's first ten.
 
     Args:
         vit: the model.
-        pairs: a datasets.Dataset as `data.voc_pairs` gives it.
+        pairs: as `data.voc_pairs` gives them.
         first: how many of the model's classes count.
         batch_size: images in a forward pass.
 

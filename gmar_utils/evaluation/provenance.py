@@ -16,7 +16,7 @@ from ..checkpoint import CHECKPOINTS
 from ..model import Vit
 
 
-def made_by(**extra) -> dict:
+def made_by(**extra: object) -> dict:
     """What made a result: command, date, commit, versions, device; `extra` adds model, data, seed, wall time and so on.
 
     Paths are cut to their last part: a results file says nothing about the machine's folders.
@@ -68,7 +68,7 @@ def state_sha256(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def shown(text):
+def shown(text: str) -> str:
     """A path, or --option=path, without the folders of this machine."""
     return re.sub(r"(^|=)/\S*/", r"\1", text)
 

@@ -8,6 +8,7 @@ maps of a block come from one trace where they share it; the metrics' forwards t
 import json
 import time
 import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ import pandas as pd
 import torch
 import transformers
 from accelerate import PartialState
+from datasets import Dataset
 from datasets.fingerprint import Hasher
 from tqdm import tqdm
 
@@ -39,9 +41,9 @@ from .variants import bound_methods, described, twins
 
 def evaluate(
     vit: Vit,
-    data,
-    methods=None,
-    metrics=None,
+    data: Sequence[dict] | Dataset,
+    methods: str | Iterable[str] | dict[str, str | tuple | Callable] | None = None,
+    metrics: str | Iterable[str] | None = None,
     out: str | Path | None = None,
     *,
     protocol: dict | None = None,
@@ -217,9 +219,8 @@ def _run_block(vit, maps_of, names, options, common, seed, numbered) -> tuple[pd
             protocols |= dict.fromkeys(found.values, line)
         rows.append(about.assign(method=label, **{k: v.tolist() for k, v in values.items()}))
     rows.append(about.assign(method=BASELINE, **{k: v.tolist() for k, v in shared.items()}))
-    return pd.concat(
-        [r.melt(["image", "photo", "method"], var_name="metric") for r in rows if len(r.columns) > 3]
-    ), protocols
+    long = [r.melt(["image", "photo", "method"], var_name="metric") for r in rows if len(r.columns) > 3]
+    return pd.concat(long), protocols
 
 
 def _labels(vit, logits, records):

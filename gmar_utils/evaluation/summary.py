@@ -1,6 +1,6 @@
 """From rows to tables: means, paired bootstrap intervals over images, differences from uniform head weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,10 +48,12 @@ class Summary:
         """The tables with their protocol, and what the intervals and the bold mean."""
         return to_markdown(self.table, self.protocol)
 
-    def plot(self, metric: str | None = None, ax=None):
-        """Means and intervals of one metric (a column of the rows; default: the first), a line per method.
+    def plot(self, metric: str | None = None, ax: "plt.Axes | None" = None) -> "plt.Axes":  # noqa: F821 (slow to import)
+        """Means and intervals of one metric, a line per method.
 
-        Returns the matplotlib axes.
+        Args:
+            metric: as the rows name it; None takes the first.
+            ax: axes to draw in, which are returned; None makes a figure.
         """
         from ..viz import forest  # matplotlib and seaborn: only for who draws
 
@@ -135,7 +137,7 @@ def interval_of(draws: np.ndarray) -> tuple[float, float]:
     return tuple(np.percentile(draws, [2.5, 97.5]))
 
 
-def interval(values, seed: int = 0) -> tuple[float, float, float]:
+def interval(values: Sequence[float] | np.ndarray | pd.Series, seed: int = 0) -> tuple[float, float, float]:
     """Mean and 95 % bootstrap interval of (n,) values; those that are not defined (NaN) are left out.
 
     Equal values, or one alone, give their mean three times; none at all NaN.

@@ -78,7 +78,7 @@ def twins(methods: dict[str, partial]) -> dict[str, str]:
     return found
 
 
-def described(value):
+def described(value: object) -> object:
     """Anything that settings hold, as JSON that is the same in every process and differs where the thing does."""
     if value is None or isinstance(value, bool | int | float | str):
         return value

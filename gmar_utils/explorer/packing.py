@@ -2,22 +2,24 @@
 
 import io
 import itertools
+import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import ipywidgets as widgets
 import numpy as np
 import torch
 import traitlets
 from PIL import ImageOps
+from torch import nn
 
 from ..capture import Trace, probability, trace
 from ..capture.layout import logits_of
 from ..methods import METHODS, bind, explain_many
-from ..methods.weighting import VARIANTS, alpha_polynomial, head_weights, weighted_rollout
+from ..methods.weighting import VARIANTS, Layers, alpha_polynomial, head_weights, weighted_rollout
 from ..metrics import deletion
 from ..model import Vit, load_model
-from ..photo import minmax, read_photo
+from ..photo import Picture, minmax, read_photo
 from ..viz import style
 
 NORMS = ("l1", "l2", None)
@@ -60,8 +62,8 @@ class PhotoData(widgets.Widget):
 
 
 def pack(
-    model,
-    photos,
+    model: Vit | str | os.PathLike | nn.Module,
+    photos: Mapping[str, Picture] | Iterable[Picture],
     targets: int | Sequence[int] = 3,
     *,
     methods: Mapping | None = None,
@@ -276,8 +278,8 @@ def _error(t, page):
 
 
 def state_map(
-    model,
-    photo,
+    model: Vit | str | os.PathLike | nn.Module,
+    photo: Picture,
     target: int | None = None,
     norm: str | None = "l1",
     alpha: float = 1.0,
@@ -306,7 +308,15 @@ def state_map(
     return minmax(t.patches(scores))[0]
 
 
-def muted_rollout(attentions, weights, readout, alpha=1.0, variant="paper", layers=None, muted=()) -> torch.Tensor:
+def muted_rollout(
+    attentions: Layers,
+    weights: Layers,
+    readout: torch.Tensor,
+    alpha: float = 1.0,
+    variant: str = "paper",
+    layers: tuple[int, int] | None = None,
+    muted: Sequence[tuple[int, int]] = (),
+) -> torch.Tensor:
     """`weighted_rollout` (B, N) over some layers and with some heads muted: `layers` and `muted` as in `state_map`."""
     depth, heads = len(attentions), weights[0].shape[1]
     first, last = layers or (1, depth)

@@ -10,15 +10,19 @@ weights. `state_map` is the same picture as a plain function call; 'As code' und
 
 import functools
 import json
+import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 
 import anywidget
 import ipywidgets as widgets
 import traitlets
+from torch import nn
 
 from ..methods.weighting import VARIANTS
+from ..model import Vit
+from ..photo import Picture
 from .packing import NORMS, PhotoData, pack
 
 SHOW = ("ask", "map", "heads", "compare", "deletion")
@@ -116,7 +120,12 @@ class ExplorerView(anywidget.AnyWidget):
 
 
 def explore(
-    source, photos=None, show: str | Sequence[str] = "map", targets: int | Sequence[int] = 3, *, answer: str = ""
+    source: Vit | str | os.PathLike | nn.Module | list[PhotoData],
+    photos: Mapping[str, Picture] | Iterable[Picture] | None = None,
+    show: str | Sequence[str] = "map",
+    targets: int | Sequence[int] = 3,
+    *,
+    answer: str = "",
 ) -> widgets.VBox:
     """Sliders over a live map.
 

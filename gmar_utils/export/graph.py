@@ -24,12 +24,13 @@ class Graph:
     def __init__(self, bits: int):
         self.bits, self.nodes, self.stored, self.names = bits, [], [], {}
 
-    def add(self, op: str, *inputs: str, outputs: int = 1, **attributes):
+    def add(self, op: str, *inputs: str, outputs: int = 1, **attributes: object) -> str | list[str]:
+        """A node with new names for its outputs; several come as a list."""
         names = [f"{op}_{len(self.nodes)}{f'_{i}' if i else ''}" for i in range(outputs)]
         self.nodes.append(helper.make_node(op, inputs, names, **attributes))
         return names[0] if outputs == 1 else names
 
-    def store(self, array) -> str:
+    def store(self, array: np.ndarray | np.generic) -> str:
         """An array as it is, once."""
         array = np.asarray(array)
         key = (array.dtype.str, array.shape, array.tobytes())
@@ -39,9 +40,11 @@ class Graph:
         return self.names[key]
 
     def number(self, value: float) -> str:
+        """A stored float32."""
         return self.store(np.float32(value))
 
     def shape(self, *sides: int) -> str:
+        """Stored whole numbers (n,): a shape, or axes."""
         return self.store(np.array(sides, dtype=np.int64))
 
     def matrix(self, weight: np.ndarray, least_bits: int = 8) -> str:
@@ -57,6 +60,7 @@ class Graph:
         return self.add("DequantizeLinear", self.store(whole), self.store(scale), axis=0)
 
     def linear(self, x: str, weight: str, layer: Linear) -> str:
+        """x Wᵀ + b; `weight` is the name of W, as `matrix` gives it."""
         return self.add("Gemm", x, weight, self.store(layer.bias), transB=1)
 
     def norm(self, x: str, norm: Norm) -> tuple[str, tuple]:
@@ -81,6 +85,7 @@ class Graph:
         return self.add("Add", area, self.add("Mul", self.add("Mul", x, bell), self.number(1 / math.sqrt(2 * math.pi))))
 
     def transpose(self, x: str, *order: int) -> str:
+        """x with its axes in this order."""
         return self.add("Transpose", x, perm=order)
 
 

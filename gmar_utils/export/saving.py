@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
+from torch import nn
 
 from .. import __version__
 from ..capture import trace
@@ -22,7 +24,12 @@ from .weights import check_family, read_weights
 BITS = (8, 16, 32)
 
 
-def export(model, out: str | Path, image_size: int | tuple[int, int] | None = None, bits: int = 8) -> Path:
+def export(
+    model: Vit | str | os.PathLike | nn.Module,
+    out: str | Path,
+    image_size: int | tuple[int, int] | None = None,
+    bits: int = 8,
+) -> Path:
     """Write one ONNX file: a forward pass, and the backward pass to every layer's attention written into the graph.
 
     Before the weights are rounded, the graph is compared with `trace` through onnxruntime.

@@ -1,11 +1,12 @@
 """One door to every map."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -58,7 +59,7 @@ METHODS: dict[str, Method] = {
 }
 
 
-def bind(method: str | Callable, **options) -> Callable[[Trace], torch.Tensor]:
+def bind(method: str | Callable, **options: object) -> Callable[[Trace], torch.Tensor]:
     """A method with its options, trace → token scores (B, N), checked before anything runs.
 
     Args:
@@ -86,14 +87,14 @@ def explain(
     model: nn.Module,
     pixel_values: torch.Tensor,
     method: str | Callable = "gmar",
-    target=None,
+    target: int | Sequence[int] | np.ndarray | torch.Tensor | None = None,
     upsample: bool = True,
     *,
     signed: bool = False,
     prefix_tokens: int | None = None,
     grid: tuple[int, int] | None = None,
     batch_size: int = 32,
-    **options,
+    **options: object,
 ) -> torch.Tensor:
     """A map for each image: float32 (B, height, width) in [0, 1], min–max per image; a constant map becomes 0.
 
@@ -125,7 +126,7 @@ def explain_many(
     model: nn.Module,
     pixel_values: torch.Tensor,
     methods: Mapping[str, str | Callable],
-    target=None,
+    target: int | Sequence[int] | np.ndarray | torch.Tensor | None = None,
     upsample: bool = True,
     *,
     signed: bool = False,
@@ -192,7 +193,7 @@ def scaled(maps: torch.Tensor, method: Method | None = None, signed: bool = Fals
     return minmax(maps.relu() if method and method.signed else maps)
 
 
-def in_batches(function, total, size):
+def in_batches(function: Callable[[slice], object], total: int, size: int) -> list:
     """[function(slice)] over `total` images, `size` at a time; half as many whenever memory runs out, down to 1."""
     check_whole("batch_size", size)
     results, start = [], 0
@@ -209,7 +210,7 @@ def in_batches(function, total, size):
     return results
 
 
-def patch_scores(label, method, seen):
+def patch_scores(label: str, method: Callable[[Trace], torch.Tensor], seen: Trace) -> torch.Tensor:
     """Patch scores (B, R, C) of a bound method; ValueError for scores of another shape, NaN or infinite."""
     scores = method(seen)
     batch, (rows, columns) = len(seen.pixel_values), seen.grid

@@ -4,7 +4,7 @@ Letters as in the book's notation: B images, an R × C patch grid, S steps, y th
 carries a `Protocol`; a score without one cannot be reproduced.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -12,11 +12,10 @@ from torch import nn
 
 from ..capture.checks import choice
 from .forwards import Target, check_input, row_scores
-from .imputation import baseline_named
+from .imputation import Baseline, baseline_named
 from .units import checked_maps, image_size_maps, on_pixels, ranks, unit_values
 
 KEPT_LIMIT = 20.0  # percent of the full score: a baseline that keeps more than this is no "nothing"
-Baseline = str | Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What every metric's forward passes share: precision, targets, scores, and the loop over (image, step) rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -34,7 +34,7 @@ def cheap_dtype(device: torch.device | str) -> torch.dtype:
 
 
 @contextmanager
-def evaluating(model: nn.Module, pixel_values: torch.Tensor, precision: str = "float32"):
+def evaluating(model: nn.Module, pixel_values: torch.Tensor, precision: str = "float32") -> Iterator[str]:
     """Eval mode, inference mode and the fused attention path. Yields the name of the precision.
 
     Args:

@@ -10,8 +10,10 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.sparse import csr_matrix, identity, kron
 from scipy.sparse.linalg import splu
 
+Baseline = str | Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
-def baseline_named(baseline, seed: int = 0) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+
+def baseline_named(baseline: Baseline, seed: int = 0) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """The function (x (b, channels, height, width), shown (b, height, width) bool) → x with the rest replaced.
 
     Args:

@@ -16,13 +16,14 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from ..capture.checks import choice
 
 VOID = 255
+Batch = torch.Tensor | np.ndarray | list | tuple  # one map, mask or box for each image
 PRESETS = {
     "report": {"threshold": 0.5, "iou": "foreground", "ap": "foreground", "aggregate": "image"},
     "chefer": {"threshold": "mean", "iou": "mean", "ap": "two-class", "aggregate": "dataset"},
 }
 
 
-def counts(maps, masks, threshold: float | str = 0.5) -> torch.Tensor:
+def counts(maps: Batch, masks: Batch, threshold: float | str = 0.5) -> torch.Tensor:
     """Pixels (B, 4), float64: true positives, false positives, false negatives, true negatives; void left out.
 
     Foreground of a map = map > threshold; "mean" is the map's own mean over the pixels that are not void. Kept apart so
@@ -42,12 +43,14 @@ def check_threshold(threshold: object) -> None:
         raise ValueError(f"threshold must be a number or 'mean', got {threshold!r}.")
 
 
-def pixel_accuracy(maps, masks, threshold: float | str = 0.5, aggregate: str = "image") -> torch.Tensor:
+def pixel_accuracy(maps: Batch, masks: Batch, threshold: float | str = 0.5, aggregate: str = "image") -> torch.Tensor:
     """Share of pixels on the right side, percent, higher is better: (B,), or one figure with `aggregate="dataset"`."""
     return accuracy_of(counts(maps, masks, threshold), aggregate)
 
 
-def iou(maps, masks, threshold: float | str = 0.5, iou: str = "foreground", aggregate: str = "image") -> torch.Tensor:
+def iou(
+    maps: Batch, masks: Batch, threshold: float | str = 0.5, iou: str = "foreground", aggregate: str = "image"
+) -> torch.Tensor:
     """Intersection over union, percent, higher is better: (B,), or one number with `aggregate="dataset"`.
 
     iou        "foreground" | "mean" of background and foreground (a class that neither map nor mask has is left out)
@@ -56,7 +59,7 @@ def iou(maps, masks, threshold: float | str = 0.5, iou: str = "foreground", aggr
     return iou_of(counts(maps, masks, threshold), iou, aggregate)
 
 
-def average_precision(maps, masks, ap: str = "foreground") -> torch.Tensor:
+def average_precision(maps: Batch, masks: Batch, ap: str = "foreground") -> torch.Tensor:
     """Average precision of the continuous map, percent (B,), higher is better (scikit-learn's step-wise area).
 
     ap  "foreground" | "two-class": background scored by 1 − map and pooled with the foreground [chefer2021beyond]
@@ -75,7 +78,7 @@ def average_precision(maps, masks, ap: str = "foreground") -> torch.Tensor:
     return torch.tensor(results, dtype=torch.float64)
 
 
-def pointing_game(maps, boxes) -> torch.Tensor:
+def pointing_game(maps: Batch, boxes: Batch) -> torch.Tensor:
     """100 where the map's maximum lies in the box, else 0 (B,), higher is better.
 
     boxes (B, 4): x0, y0, x1, y1 in pixels, x1 and y1 exclusive. Of several equal maxima each counts its share, so that
@@ -87,7 +90,7 @@ def pointing_game(maps, boxes) -> torch.Tensor:
     )
 
 
-def energy_in_box(maps, boxes) -> torch.Tensor:
+def energy_in_box(maps: Batch, boxes: Batch) -> torch.Tensor:
     """Share of the map's sum inside the box, percent (B,), higher is better; 0 for a map that is 0 everywhere."""
     return 100 * torch.stack([m[inside].sum() / m.sum() if m.any() else m.sum() for m, inside in _boxed(maps, boxes)])
 
@@ -108,7 +111,7 @@ def iou_of(counts: torch.Tensor, iou: str = "foreground", aggregate: str = "imag
     return torch.where(foreground.isnan(), foreground, torch.stack([foreground, background]).nanmean(0))
 
 
-def which(maps, masks, others) -> torch.Tensor:
+def which(maps: Batch, masks: Batch, others: Batch) -> torch.Tensor:
     """One of two objects (B,): 1 where the map's mean inside the target's mask is above that inside the other's.
 
     Ties give ½; NaN where one of the two has no pixel. A map that does not know which object was asked for gets 0.5 on
@@ -122,7 +125,7 @@ def which(maps, masks, others) -> torch.Tensor:
     return _of_two(maps, masks, others, lambda a, b: float(a.mean() > b.mean()) + 0.5 * float(a.mean() == b.mean()))
 
 
-def auroc(maps, masks, others) -> torch.Tensor:
+def auroc(maps: Batch, masks: Batch, others: Batch) -> torch.Tensor:
     """One of two objects (B,): how well the map's values tell the target's pixels from the other object's, 0 to 1.
 
     The area under the ROC curve; 0.5 is chance, and the two questions about a photo sum to 1 for a map that does not
@@ -135,7 +138,7 @@ def auroc(maps, masks, others) -> torch.Tensor:
     return _of_two(maps, masks, others, area)
 
 
-def outside_is_void(maps, masks) -> tuple[list, list]:
+def outside_is_void(maps: Batch, masks: Batch) -> tuple[list, list]:
     """What `to_photo` marks NaN (outside the model's crop) becomes void in the masks and 0 in the maps.
 
     The model never saw those pixels, so a map can be neither right nor wrong there. Maps come back in float64 and masks
@@ -155,10 +158,7 @@ def _aggregated(counts, aggregate):
     """tp, fp, fn, tn: (B,) each, NaN for images without foreground, or their sums over the images that have some."""
     choice("aggregate", aggregate, ("image", "dataset"))
     empty = (counts[..., 0] + counts[..., 2] == 0)[..., None]
-    if aggregate == "dataset":
-        counts = counts.masked_fill(empty, 0).sum(0)
-    else:
-        counts = counts.masked_fill(empty, math.nan)
+    counts = counts.masked_fill(empty, 0).sum(0) if aggregate == "dataset" else counts.masked_fill(empty, math.nan)
     return counts.unbind(-1)
 
 
@@ -212,7 +212,7 @@ def _parts(values, mask, number):
 def _each(maps, **others):
     """Number, map (float64, on the CPU) and what belongs to it of each image; ValueError unless all have their own."""
     for name, given in {"maps": maps, **others}.items():
-        if not isinstance(given, list | tuple | torch.Tensor | np.ndarray) or not getattr(given, "ndim", 1):
+        if not isinstance(given, Batch) or not getattr(given, "ndim", 1):
             raise ValueError(f"{name} must be a tensor or a list, one for each image, got {type(given).__name__}.")
         if len(given) != len(maps):
             raise ValueError(f"{len(maps)} maps but {len(given)} {name.replace('_', ' ')}.")

@@ -43,7 +43,11 @@ def image_size_maps(maps: torch.Tensor, pixel_values: torch.Tensor) -> torch.Ten
 
 
 def unit_values(
-    maps: torch.Tensor, pixel_values: torch.Tensor, model: nn.Module, unit: str = "patch", grid=None
+    maps: torch.Tensor,
+    pixel_values: torch.Tensor,
+    model: nn.Module,
+    unit: str = "patch",
+    grid: tuple[int, int] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What is removed, and where it lies.
 
@@ -62,8 +66,7 @@ def unit_values(
     choice("unit", unit, ("patch", "pixel"))
     size = tuple(pixel_values.shape[-2:])
     if unit == "pixel":
-        if maps.shape[1:] != size:
-            maps = resize(maps, size)
+        maps = maps if maps.shape[1:] == size else resize(maps, size)
         return maps, *(torch.arange(n, device=maps.device) for n in size)
     full = tuple(maps.shape[1:]) == size and tuple(grid or ()) != size
     rows, columns = (grid or trace(model, pixel_values[:1], gradients=False).grid) if full else maps.shape[1:]

@@ -2,6 +2,7 @@
 
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import PretrainedConfig
 
 from ..evaluation.provenance import made_by, shown
 
@@ -15,7 +16,7 @@ DATASETS = {"tiny-imagenet": ("zh-plus/tiny-imagenet", "Tiny-ImageNet"), "shapes
 
 def model_card(
     name: str,
-    config,
+    config: PretrainedConfig,
     recipe: dict[str, object],
     found: dict[str, dict[str, float]],
     history: dict[str, object] | None = None,

@@ -22,6 +22,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
+from transformers import ViTImageProcessorPil
 
 from ..files import atomic
 from . import state as states
@@ -62,7 +63,7 @@ def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 def train(
     model: nn.Module,
-    processor,
+    processor: ViTImageProcessorPil,
     images: torch.Tensor,
     labels: torch.Tensor,
     recipe: Recipe,

@@ -39,7 +39,7 @@ def claim(folder: Path) -> Iterator[None]:
 
 
 def settings(
-    recipe: Recipe, model: nn.Module, processor, images: torch.Tensor, labels: torch.Tensor, engine: Accelerator
+    recipe: Recipe, model: nn.Module, processor: object, images: torch.Tensor, labels: torch.Tensor, engine: Accelerator
 ) -> dict[str, object]:
     """All that decides the weights, name by name, apart from the number of epochs.
 

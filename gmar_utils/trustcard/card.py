@@ -5,6 +5,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from ..capture.settling import once
 from ..files import atomic
 from .choice import Recommendation
@@ -37,10 +39,8 @@ class TrustCard:
     provenance: dict
     book: str = ""
 
-    def frame(self):
-        """The lights as a DataFrame, one row each, those of the model first (their method is "")."""
-        import pandas as pd
-
+    def frame(self) -> pd.DataFrame:
+        """The lights, one row each, those of the model first (their method is "")."""
         columns = ["check", "method", "colour", "value", "low", "high", "photos", "p", "sentence", "needed"]
         return pd.DataFrame([{c: getattr(x, c) for c in columns} for x in self.model + self.lights], columns=columns)
 

@@ -11,7 +11,9 @@ from torch import nn
 from ..capture.layout import blocks, logits_of, unwrap
 from ..capture.target import problem_type
 from ..metrics.forwards import evaluating
+from ..model import Vit
 from .lights import LEVEL, NEEDED, Light, correct_share, sign_flip
+from .photos import Photo
 
 SHUFFLES = 39  # a block at random is the best of 40 once in 40
 SAME = 0.01  # answers that differ by less, in probability, are the same answer
@@ -22,7 +24,9 @@ PLACES = (
 AT_MOST = 12  # photos in the checks that need many forwards
 
 
-def model_lights(vit, photos, said: list[dict], batch_size: int = 64, step: Callable = lambda: None) -> list[Light]:
+def model_lights(
+    vit: Vit, photos: list[Photo], said: list[dict], batch_size: int = 64, step: Callable = lambda: None
+) -> list[Light]:
     """The lights of the model: does it answer its photos, is it trained, does it look everywhere, is it right?
 
     Args:

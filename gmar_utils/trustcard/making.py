@@ -3,10 +3,12 @@
 import json
 import os
 import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from .. import __version__
@@ -15,6 +17,7 @@ from ..evaluation.folder import digest, write
 from ..evaluation.provenance import made_by, shown, state_sha256, weights_sha256
 from ..methods import METHODS
 from ..model import Vit, load_model
+from ..photo import Picture, Pictures
 from . import measures
 from .card import TrustCard
 from .choice import choose
@@ -28,12 +31,12 @@ FULL = {"steps": None, "draws": 4}
 
 
 def trust(
-    vit,
-    photos,
-    labels=None,
-    masks=None,
+    vit: Vit | str | os.PathLike | nn.Module,
+    photos: Pictures | Mapping[str, Picture] | Sequence[Mapping],
+    labels: Mapping[str, str | int] | str | os.PathLike | None = None,
+    masks: Mapping[str, Picture] | str | os.PathLike | None = None,
     *,
-    methods=None,
+    methods: str | Iterable[str] | Mapping[str, str | Callable] | None = None,
     quick: bool = False,
     work: str | os.PathLike | None = None,
     book: str = "",

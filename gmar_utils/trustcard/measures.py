@@ -1,7 +1,7 @@
 """What is measured on one photo: answers, maps, and a number for each check and method."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,9 @@ from ..metrics.forwards import evaluating, score_of
 from ..metrics.imputation import baseline_named
 from ..metrics.salience import consistency, grouped
 from ..metrics.units import on_pixels, ranks, unit_values
+from ..model import Vit
 from ..photo import minmax, resize
+from .photos import Photo
 
 REFERENCES = ("random", "center")  # what a map is compared with, and what nobody is told to show
 STRONG = (0.1, 1 / 3)  # a second class is strong from this probability, or this share of the first's
@@ -43,7 +45,7 @@ class Method:
     reference: bool = False
 
 
-def judged(methods, quick: bool) -> dict[str, Method]:
+def judged(methods: str | Iterable[str] | Mapping[str, str | Callable] | None, quick: bool) -> dict[str, Method]:
     """{label: Method}, the references last.
 
     Args:
@@ -75,7 +77,7 @@ def _method(label, method):
     return Method(title, bound, not known.class_aware, known.signed, known.name in REFERENCES)
 
 
-def answers(vit, pixel_values: torch.Tensor) -> dict:
+def answers(vit: Vit, pixel_values: torch.Tensor) -> dict:
     """What the model says: the likeliest classes, the class explained, and a second one.
 
     Returns:
@@ -107,7 +109,9 @@ def answers(vit, pixel_values: torch.Tensor) -> dict:
     return {"top": top, "target": target, "second": second, "strong": strong, "kind": kind, "classes": classes}
 
 
-def maps_of(model: nn.Module, pixel_values: torch.Tensor, methods: Mapping[str, Method], target) -> tuple[dict, dict]:
+def maps_of(
+    model: nn.Module, pixel_values: torch.Tensor, methods: Mapping[str, Method], target: list[int]
+) -> tuple[dict, dict]:
     """({label: maps (B, R, C) in [0, 1]}, {label: why there is none}); one trace serves all of them."""
     aware = any(not m.blind for m in methods.values())
     seen = trace(model, pixel_values, target, gradients=aware, lazy=True)
@@ -120,7 +124,7 @@ def maps_of(model: nn.Module, pixel_values: torch.Tensor, methods: Mapping[str, 
     return found, failed
 
 
-def photo_maps(vit, photo, said: dict, methods: Mapping[str, Method]) -> dict:
+def photo_maps(vit: Vit, photo: Photo, said: dict, methods: Mapping[str, Method]) -> dict:
     """Maps of both classes, of the photo with noise and of its mirror image, all of one trace.
 
     Returns:
@@ -147,7 +151,9 @@ def photo_maps(vit, photo, said: dict, methods: Mapping[str, Method]) -> dict:
     }
 
 
-def weights_values(broken: list[nn.Module], photo, said: dict, methods: Mapping[str, Method], maps: dict) -> dict:
+def weights_values(
+    broken: list[nn.Module], photo: Photo, said: dict, methods: Mapping[str, Method], maps: dict
+) -> dict:
     """{label: ρ of the map with what models with new weights give for the same question, the mean over them}."""
     found: dict[str, list[float]] = {k: [] for k in maps}
     for model in broken:
@@ -169,7 +175,7 @@ def broken_copies(model: nn.Module) -> list[nn.Module]:
     return copies
 
 
-def faithful_values(vit, photo, said: dict, maps: dict, protocol: dict) -> dict:
+def faithful_values(vit: Vit, photo: Photo, said: dict, maps: dict, protocol: dict) -> dict:
     """{"srg": {label: value}, "saco": …}, of the references too: `metrics.srg` and `metrics.saco`, in fewer passes.
 
     The SRG of random maps is 0, their mean; their SaCo is measured, for several maps the mean.
@@ -216,7 +222,7 @@ def _scores(model, photo, said, shown, baseline, batch_size):
     return torch.cat(found)[back].view(shown.shape[:-2])
 
 
-def object_values(vit, photo, maps: dict) -> dict:
+def object_values(vit: Vit, photo: Photo, maps: dict) -> dict:
     """{label: average precision of the map on the mask, percent}; {} without a mask, or where the crop leaves none."""
     if photo.mask is None:
         return {}
@@ -226,7 +232,7 @@ def object_values(vit, photo, maps: dict) -> dict:
     return {k: _number(v) for k, v in zip(maps, metrics.average_precision(seen, masks), strict=True)}
 
 
-def token_values(vit, photo, maps: dict) -> dict:
+def token_values(vit: Vit, photo: Photo, maps: dict) -> dict:
     """outliers: how many patches enter the last block with an outlying norm; lit: {label: is the top one such?}."""
     caught = []
 

@@ -15,6 +15,7 @@ from .. import viz
 from ..capture import trace
 from ..explorer.packing import encode, polynomials
 from ..photo import minmax, resize
+from .card import TrustCard
 from .lights import CHECKS, LEVEL, NEEDED
 
 PHOTO_PIXELS = 360  # longer side of the photo under the sliders
@@ -30,7 +31,7 @@ COLOURS = {"green": "green", "red": "red", "amber": "cannot be told", "none": "n
 MARKS = {"green": "✓", "red": "✕", "amber": "?", "none": "–"}
 
 
-def as_html(card) -> str:
+def as_html(card: TrustCard) -> str:
     """The HTML of a card."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

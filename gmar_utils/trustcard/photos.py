@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ..model import Vit
-from ..photo import as_list, read_photo
+from ..photo import Picture, Pictures, as_list, read_photo
 
 PICTURES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"}
 
@@ -45,7 +45,12 @@ class Photo:
         return Image.fromarray(np.ascontiguousarray(self.image[..., 0])).convert("RGB")
 
 
-def read_photos(vit: Vit, photos, labels=None, masks=None) -> tuple[list[Photo], list[str]]:
+def read_photos(
+    vit: Vit,
+    photos: Pictures | Mapping[str, Picture] | Sequence[Mapping],
+    labels: Mapping[str, str | int] | str | os.PathLike | None = None,
+    masks: Mapping[str, Picture] | str | os.PathLike | None = None,
+) -> tuple[list[Photo], list[str]]:
     """The photos that can be used, and a sentence for each thing that cannot.
 
     Args:
@@ -92,7 +97,7 @@ def read_photos(vit: Vit, photos, labels=None, masks=None) -> tuple[list[Photo],
     return found, problems
 
 
-def read_labels(labels) -> tuple[dict, dict]:
+def read_labels(labels: Mapping[str, str | int] | str | os.PathLike | None) -> tuple[dict, dict]:
     """{file: label} and {file: box} of a mapping or a CSV file. ValueError for another kind of table."""
     if labels is None:
         return {}, {}
