@@ -9,10 +9,8 @@ from torch import nn
 
 from .capture.layout import unwrap, vision_config
 
-_LIMITS = (  # of a container: allowed, used
-    ("memory.max", "memory.current"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-)
+# Of a container: allowed, used.
+_LIMITS = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 
 
 def available(device: torch.device) -> int:

@@ -1,6 +1,6 @@
 """What every metric's forward passes share: precision, targets, scores, and the loop over (image, step) rows."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -13,7 +13,7 @@ from ..capture.settling import settled
 from ..capture.target import class_score, probability, resolve_target
 
 SCORES = ("probability", "logit")
-Target = int | Sequence[int] | torch.Tensor | None  # None: the class predicted on the full image; else one, or (B,)
+Target = int | list[int] | torch.Tensor | None  # None: the class predicted on the full image; else one, or (B,)
 
 
 def check_input(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -106,6 +106,8 @@ def row_scores(
     """
     choice("score", score, SCORES)
     check_whole("batch_size", batch_size)
+    if isinstance(target, tuple):  # elsewhere a contrast of two classes: never to be read as one of them
+        raise ValueError(f"A metric follows one class: target is an id, or ids in a list or tensor; got {target!r}.")
     rows = torch.arange(len(pixel_values) * steps, device=pixel_values.device)
     with evaluating(model, pixel_values, precision) as found:
         ids = _resolved(model, pixel_values, target, batch_size)

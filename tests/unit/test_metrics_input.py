@@ -72,6 +72,7 @@ BAD = {
     "flags": (X > 0, "floating"),
     "three dimensions": (X[0], "pixel_values"),
     "score": ({"score": "loss"}, "'probability', 'logit'"),
+    "a contrast": ({"target": (0, 1)}, "one class"),
 }
 
 
