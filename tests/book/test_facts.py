@@ -181,6 +181,26 @@ def test_titles_of_chapter_10():
         assert tossed <= blind | {m for m in which.index if m.startswith("gmar")}
 
 
+def test_the_threshold_decides_between_legrad_and_gmar():
+    """Chapter 10: one half and the object's IoU, or the map's own mean and the mean IoU."""
+    title = "Cut at one half, LeGrad's IoU is twice GMAR's; cut at the map's own mean, it is the lower one"
+    page = text("notebooks/10_report_table.ipynb")
+    assert title in figure_titles("10_report_table") and "*Grad-CAM* is first either way" in page
+    half, mean = show.read("voc2012").query("setting == 'report'"), show.read("voc2012-chefer")
+    half, mean = (t.query("metric == 'iou'").set_index("method").loc[mean["method"].unique()] for t in (half, mean))
+    for gmar in ("gmar-l1-report", "gmar-l2-report"):
+        assert 2 < half.loc["legrad", "mean"] / half.loc[gmar, "mean"] < 2.3
+        assert mean.loc["legrad", "high"] < mean.loc[gmar, "low"]
+    assert mean.loc["legrad", "high"] < mean.loc["center", "low"]
+    assert half["mean"].idxmax() == mean["mean"].idxmax() == "grad-cam"
+    assert "only *Attention rollout* and *LeGrad* change places" in page
+    ap = [show.read(name).query("metric == 'average_precision'") for name in ("voc2012", "voc2012-chefer")]
+    first, second = (table.set_index("method")["mean"].loc[mean.index].sort_values().index.tolist() for table in ap)
+    places = {"rollout": first.index("rollout"), "legrad": first.index("legrad")}
+    first[places["rollout"]], first[places["legrad"]] = "legrad", "rollout"
+    assert first == second
+
+
 def test_titles_of_ask_for_a_word():
     assert "Asked for a word, GMAR is a coin; LibraGrad and AttnLRP find the object" in figure_titles("prompts")
     which = show.read("prompt-pairs").query("metric == 'which'").set_index("method")
