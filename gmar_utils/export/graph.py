@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from .weights import Linear, Norm, Weights
 
-OPSET, IR = 24, 12
+OPSET, IR = 21, 10  # of 2024: also read by runtimes that are some years old
 ENDS = 16  # bits at least of the patch embedding and the classifier: little to store, and every token passes through
 OUTPUTS = ("logits", "attention", "gradient", "activation", "activation_gradient", "legrad")
 

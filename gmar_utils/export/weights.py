@@ -109,6 +109,8 @@ def _tokens_of_nothing(model, pixel_values):
 def _block(block, config):
     query, key, value, out, up, down = map(_linear, _modules(block, nn.Linear, 6))
     norm1, norm2 = map(_norm, _modules(block, nn.LayerNorm, 2))
+    if len(up.weight) != down.weight.shape[1]:  # some releases keep both halves of a gate in one matrix
+        raise ValueError("A gated MLP (SwiGLU) is not in export's graph. Explain the model in Python: gmar explain.")
     scaling = (len(query.bias) // config.num_attention_heads) ** -0.5
     qkv = Linear(
         np.concatenate([scaling * query.weight, key.weight, value.weight]),

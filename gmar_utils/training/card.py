@@ -108,4 +108,5 @@ def _some(rows, count):
 
 
 def _table(rows):
-    return pd.DataFrame(rows, dtype=object).fillna("").to_markdown(index=False, disable_numparse=True)
+    table = pd.DataFrame(rows, dtype=object)
+    return table.where(table.notna(), "").to_markdown(index=False, disable_numparse=True)  # fillna makes 52 a 52.0
