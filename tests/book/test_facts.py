@@ -162,6 +162,27 @@ def test_titles_of_chapter_9():
     assert twins[~last]["difference"].abs().max() < 1 < twins[last]["difference"].abs().max()
 
 
+def test_both_sizes_of_chapter_9_say_the_same():
+    page, titles = text("notebooks/09_gmar_table.ipynb"), figure_titles("09_gmar_table")
+    assert "Four times as many patches: the methods keep their order" in titles
+    cells = json.loads((ROOT / "notebooks/09_gmar_table.ipynb").read_text(encoding="utf8"))["cells"]
+    (figure,) = (c["metadata"]["mystnb"]["figure"] for c in cells if c.get("id") == "sizes-figure")
+    small, large = show.read("tiny-imagenet"), show.read("tiny-imagenet-224")
+    counts = [show.about(name)["images"] for name in ("tiny-imagenet", "tiny-imagenet-224")]
+    assert f"{counts[0]} pictures at 112 pixels, {counts[1]} of them at 224" in figure["caption"]
+    four = ["average_drop", "average_increase", "insertion", "deletion"]
+    said = show.same_order({"a": small, "b": large}, four)
+    assert min(map(float, re.findall(r"0\.\d+", said))) > 0.8
+    twins = large[large["twin"].notna() & large["metric"].isin(four)]
+    assert "none excludes 0 here" in page and len(twins) == 8
+    assert (twins["difference_low"] <= 0).all() and (twins["difference_high"] >= 0).all()
+    drop = large.query("metric == 'average_drop'").set_index("method")
+    assert {"legrad", "grad-cam"} == set(drop["mean"].nsmallest(2).index) and drop["mean"].idxmax() == "rollout"
+    through = large.query("metric == 'coverage'").set_index("method")["mean"]
+    for gmar in ("gmar-l1-paper", "gmar-l2-paper"):
+        assert drop.loc[gmar, "high"] > drop.loc["random", "mean"] and through[gmar] < through["random"]
+
+
 def test_titles_of_chapter_10():
     titles = figure_titles("10_report_table")
     asked = "setting == 'report' and metric == 'average_precision'"
