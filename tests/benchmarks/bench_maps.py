@@ -177,7 +177,8 @@ def peak_memory(batch):
 
 def grow(batch):
     small = vit(list(SIZES)[0])
-    explain(small, torch.randn(1, 3, 112, 112), "gmar")  # libraries' own buffers
+    side = small.config.image_size
+    explain(small, torch.randn(1, 3, side, side), "gmar")  # libraries' own buffers
     model = vit(list(SIZES)[1])
     x = torch.randn(batch, 3, 224, 224)
     before = memory("VmRSS")
