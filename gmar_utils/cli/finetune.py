@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: the recipe's name)"
     )
     add("--out", type=types.folder, help=out)
-    epochs = "instead of the recipe's; a training that is at its full, constant rate may be shortened or prolonged"
+    epochs = "instead of the recipe's; a training whose rate does not fall yet may be shortened or prolonged"
     add("--epochs", type=float, help=epochs)
     add("--batch-size", type=types.positive, help="of all processes together, instead of the recipe's")
     add("--learning-rate", type=float, help="instead of the recipe's")

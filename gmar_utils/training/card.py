@@ -81,30 +81,23 @@ def _results(trained_on, found):
 
 
 def _training(history, batch_size):
-    """Images seen, changes of the length, about twelve rows of the log, and the curve of the watched accuracy."""
-    rows = [row | {"images seen": row["step"] * batch_size} for row in history["log"]]
-    parts = [f"{history['step'] * batch_size:,} images seen in {history['step']:,} steps."]
-    known = history["settings"]
-    parts.append(
-        f"{known['training pictures'][0]:,} training pictures; SHA-256 of the starting weights: "
-        f"`{known['starting weights']}`; {known['processes']} process(es), autocast: {known['precision']}."
+    """Images seen, what decided the weights beside the recipe, and about a dozen rows of the log."""
+    known, step = history["settings"], history["step"]
+    rows = [_row(row, batch_size) for row in history["log"]]
+    watched = [row for row in rows if "watched top1" in row]
+    rows = watched if len(watched) > 2 else rows
+    return (
+        f"{step * batch_size:,} images seen in {step:,} steps. {known['training pictures'][0]:,} training pictures; "
+        f"SHA-256 of the starting weights: `{known['starting weights']}`; {known['processes']} process(es), autocast: "
+        f"{known['precision']}.\n\n{_table(rows[:: max(1, len(rows) // 12)][:-1] + rows[-1:])}\n\n"
+        "What is watched are pictures that the training did not see; nothing was chosen by them."
     )
-    for change in history["changes"]:
-        parts.append(
-            f"At step {change['step']:,}, at the full learning rate, epochs were changed from {change['before']:g} to "
-            f"{change['epochs']:g}."
-        )
-    columns = ("step", "images seen", "px", "loss", "running_top1", "images_per_s")
-    parts.append(_table([{k: row[k] for k in columns} for row in _some(rows, 12)]))
-    curve = [{k: row[k] for k in columns[:3]} | row["watch"] for row in rows if "watch" in row]
-    if curve:
-        parts.append("Watched during the training, on pictures that it did not see; nothing was chosen by them:")
-        parts.append(_table(_some(curve, 24)))
-    return "\n\n".join(parts)
 
 
-def _some(rows, count):
-    return rows[:: max(1, len(rows) // count)][:-1] + rows[-1:]
+def _row(row, batch_size):
+    watched = {f"watched {k}": v for k, v in row.get("watch", {}).items()}
+    seen = {"step": row["step"], "images seen": row["step"] * batch_size}
+    return seen | {k: v for k, v in row.items() if k != "watch"} | watched
 
 
 def _table(rows):

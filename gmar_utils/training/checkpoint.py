@@ -15,6 +15,7 @@ from transformers import AutoConfig, ViTConfig, ViTForImageClassification, ViTIm
 
 from ..checkpoint import image_processor, located, pretrained
 from ..data import drawing
+from ..metrics.forwards import cheap_dtype
 from ..model import Vit, load_model
 from .augment import resized
 from .card import model_card
@@ -80,13 +81,6 @@ def any_size(model: nn.Module) -> dict[str, bool]:
     return {k: True for k in ("interpolate_pos_encoding",) if k in inspect.signature(forward).parameters}
 
 
-def precision() -> str:
-    """bf16 where the hardware multiplies it, fp16 on other GPUs. A T4 says it supports bf16 but only emulates it."""
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if torch.cpu.get_capabilities().get("avx512_bf16") else "no"
-
-
 def normalized(images: torch.Tensor, processor: ViTImageProcessorPil) -> torch.Tensor:
     """Pixels of 0 to 255, (B, 3, H, W), as the processor's model reads them."""
     mean, std = (
@@ -101,14 +95,13 @@ def accuracy(
 ) -> dict[str, float]:
     """Top-1 and top-5 in percent, and the loss, of uint8 images (N, 3, H, W), plain resize to ``px``.
 
-    In bfloat16 or float16 where `precision` says so, as in training.
+    In the type of `cheap_dtype`, as in training.
     """
-    training, half = model.training, precision()
-    options, dtype = any_size(model), torch.float16 if half == "fp16" else torch.bfloat16
+    training, dtype, options = model.training, cheap_dtype(images.device), any_size(model)
     model.eval()
     total = torch.zeros(3)
     for some, part in zip(images.split(250), labels.split(250), strict=True):
-        with torch.autocast(images.device.type, dtype, enabled=half != "no"):
+        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
             logits = model(pixel_values=normalized(resized(some, px), processor), **options).logits.float()
         hit = logits.topk(min(5, logits.shape[1])).indices == part[:, None]
         total += torch.tensor([hit[:, 0].sum(), hit.sum(), F.cross_entropy(logits, part, reduction="sum")])

@@ -25,12 +25,14 @@ from tqdm import tqdm
 from transformers import ViTImageProcessorPil
 
 from ..files import atomic
+from ..metrics.forwards import cheap_dtype
 from . import state as states
 from .augment import mixed, random_views
-from .checkpoint import accuracy, any_size, check_sizes, normalized, precision
+from .checkpoint import accuracy, any_size, check_sizes, normalized
 from .recipe import Recipe, pixels_at, schedule
 
 LOG_EVERY, WATCH_EVERY = 50, 500  # steps
+PRECISIONS = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "no"}  # as Accelerate names them
 
 
 def optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -96,8 +98,9 @@ def train(
         OSError: the state could not be written.
     """
     check_sizes(model, recipe.sizes())
-    engine = Accelerator(mixed_precision=precision(), cpu=not torch.cuda.is_available())
-    world = engine.num_processes
+    cpu = not torch.cuda.is_available()
+    engine = Accelerator(mixed_precision=PRECISIONS[cheap_dtype("cpu" if cpu else "cuda")], cpu=cpu)
+    main, world, file = engine.is_main_process, engine.num_processes, Path(out) / "state.pt"
     if recipe.batch_size % (world * accumulate) or recipe.batch_size > len(images):
         raise ValueError(
             f"expected a batch size that {world} processes × {accumulate} parts divide and {len(images)} images fill, "
@@ -107,85 +110,63 @@ def train(
     total = round(recipe.epochs * per_epoch)
     if total < 1:
         raise ValueError(f"expected epochs for at least one step, got {recipe.epochs:g} of {per_epoch} steps each.")
-    with states.claim(Path(out)) if engine.is_main_process else nullcontext():
-        return _run(
-            engine, model, processor, images, labels, recipe, Path(out), total, watch, accumulate, minutes, save_every
-        )
-
-
-def _run(engine, model, processor, images, labels, recipe, out, total, watch, accumulate, minutes, save_every):
-    device, main, file = engine.device, engine.is_main_process, out / "state.pt"
-    per_epoch = len(images) // recipe.batch_size
-    ours = states.settings(recipe, model, processor, images, labels, engine)
-    images, labels = images.to(device), labels.to(device)
-    options = any_size(model)
-    model = model.to(device).train()
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None
-    watched = average.module if average else model
-    solvers = [engine.prepare_optimizer(o) for o in optimizers(model, recipe)]
-    parts = {"model": model, "average": average, "scaler": engine.scaler, **dict(enumerate(solvers))}
-    parts = {name: part for name, part in parts.items() if part is not None}
-    done = _restored(file, parts, recipe, ours, per_epoch)
-    groups = [group for solver in solvers for group in solver.param_groups]
-    first, rows, (right, seen) = done["step"], done["log"], done["running"]
-    if device.type == "cpu":
-        model.set_attn_implementation("eager")  # in bfloat16 a step takes half the time of the fused attention's
-    wrapped, rate = engine.prepare_model(model), schedule(recipe, total)
-    bar = tqdm(total=total, initial=first, unit="step", disable=not main, smoothing=0.02)
-    began = saved = time.monotonic()
-    made = first
-    for step in range(first, total):
-        px = pixels_at(recipe, step, total)
-        pixels, targets, mixing = _batch(images, labels, recipe, step, px, processor, model.num_labels, engine)
-        for group in groups:
-            group["lr"] = recipe.learning_rate * rate(step) * group["factor"]
-        loss, hits = _update(engine, wrapped, options, solvers, pixels, targets, recipe, accumulate)
-        if not mixing:
-            right, seen = right + hits, seen + len(pixels)
-        if average:
-            average.update_parameters(model)
-        made, now = step + 1, time.monotonic()
-        bar.update()
-        if main and (made % LOG_EVERY == 0 or made == total):
-            speed = round((made - first) * recipe.batch_size / (now - began), 1)
-            row = {"step": made, "px": px, "loss": round(_finite(loss, made), 4), "images_per_s": speed}
-            row["running_top1"] = round(100 * float(right) / max(seen, 1), 2)
-            bar.set_postfix_str(f"{px} px, {speed:.0f} images/s, loss {row['loss']}, top-1 {row['running_top1']}")
-            right, seen = 0.0, 0
-            if watch and (made % WATCH_EVERY == 0 or made == total):
-                size = recipe.usual_size()
-                row["watch"] = {"px": size} | accuracy(watched, processor, *(v.to(device) for v in watch), size)
-            rows.append(row)
-            with atomic(out / "log.jsonl") as log:
-                log.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        if main and now - began > 60 * minutes:  # the first process's clock decides for all
-            engine.set_trigger()
-        stop = engine.check_trigger()
-        if main and (now - saved > save_every or made == total or stop):
-            _finite(loss, made)
-            whole = {name: part.state_dict() for name, part in parts.items()}
-            states.write(file, done | {"step": made, "running": [float(right), seen], "parts": whole})
-            saved = now
-        if stop:
-            break
-    engine.wait_for_everyone()  # whoever calls again reads the state that the first process wrote last
+    with states.claim(file.parent) if main else nullcontext():
+        done = states.read(file)
+        ours = states.settings(recipe, model, processor, images, labels, engine)
+        if done:
+            states.agree(file, done, recipe, ours, per_epoch)
+        images, labels, *watch = (v.to(engine.device) for v in (images, labels, *(watch or ())))
+        model, options = model.to(engine.device).train(), any_size(model)
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None
+        watched = average.module if average else model
+        solvers = [engine.prepare_optimizer(o) for o in optimizers(model, recipe)]
+        parts = {"model": model, "average": average, "scaler": engine.scaler, **dict(enumerate(solvers))}
+        parts = {name: part for name, part in parts.items() if part is not None}
+        if done:
+            states.restore(file, done, parts)
+        done = {"step": 0, "log": [], "running": [0.0, 0]} | (done or {}) | {"epochs": recipe.epochs, "settings": ours}
+        first, rows, (right, seen) = done["step"], done["log"], done["running"]
+        if cpu:
+            model.set_attn_implementation("eager")  # in bfloat16 a step takes half the time of the fused attention's
+        wrapped, rate, made = engine.prepare_model(model), schedule(recipe, total), first
+        bar = tqdm(total=total, initial=first, unit="step", disable=not main, smoothing=0.02)
+        began = saved = time.monotonic()
+        for step in range(first, total):
+            px = pixels_at(recipe, step, total)
+            pixels, targets, mixing = _batch(images, labels, recipe, step, px, processor, model.num_labels, engine)
+            for group in (group for solver in solvers for group in solver.param_groups):
+                group["lr"] = recipe.learning_rate * rate(step) * group["factor"]
+            loss, hits = _update(engine, wrapped, options, solvers, pixels, targets, recipe, accumulate)
+            if not mixing:
+                right, seen = right + hits, seen + len(pixels)
+            if average:
+                average.update_parameters(model)
+            made, now = step + 1, time.monotonic()
+            bar.update()
+            if main and (made % LOG_EVERY == 0 or made == total):
+                speed = round((made - first) * recipe.batch_size / (now - began), 1)
+                row = {"step": made, "px": px, "loss": round(_finite(loss, made), 4), "images_per_s": speed}
+                row["running_top1"] = round(100 * float(right) / max(seen, 1), 2)
+                bar.set_postfix_str(f"{px} px, {speed:.0f} images/s, loss {row['loss']}, top-1 {row['running_top1']}")
+                right, seen = 0.0, 0
+                if watch and (made % WATCH_EVERY == 0 or made == total):
+                    size = recipe.usual_size()
+                    row["watch"] = {"px": size} | accuracy(watched, processor, *watch, size)
+                rows.append(row)
+                with atomic(file.with_name("log.jsonl")) as log:
+                    log.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            if main and now - began > 60 * minutes:  # the first process's clock decides for all
+                engine.set_trigger()
+            stop = engine.check_trigger()
+            if main and (now - saved > save_every or made == total or stop):
+                _finite(loss, made)
+                whole = {name: part.state_dict() for name, part in parts.items()}
+                states.write(file, done | {"step": made, "running": [float(right), seen], "parts": whole})
+                saved = now
+            if stop:
+                break
+        engine.wait_for_everyone()  # whoever calls again reads the state that the first process wrote last
     return watched if made == total else None
-
-
-def _restored(file, parts, recipe, ours, per_epoch):
-    """What a state says beside its weights, after they were put back; the beginning if there is none."""
-    known = {"epochs": recipe.epochs, "settings": ours}
-    state = states.read(file)
-    if state is None:
-        return known | {"step": 0, "log": [], "running": [0.0, 0], "changes": []}
-    changes = states.agree(file, state, recipe, ours, per_epoch)
-    try:
-        for name, part in parts.items():
-            part.load_state_dict(state["parts"][name])
-    except (KeyError, ValueError, RuntimeError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{file} does not fit the model that it was begun with ({reason}). {states.MEND}") from None
-    return state | known | {"changes": changes}
 
 
 def _batch(images, labels, recipe, step, px, processor, classes, engine):
@@ -212,8 +193,7 @@ def _update(engine, model, options, solvers, pixels, targets, recipe, accumulate
         loss = F.cross_entropy(logits.float(), t, label_smoothing=recipe.label_smoothing)
         engine.backward(loss / accumulate)
         hits = hits + (logits.argmax(1) == t.argmax(1)).sum()
-    if recipe.clip:
-        engine.clip_grad_norm_(model.parameters(), recipe.clip)
+    engine.clip_grad_norm_(model.parameters(), recipe.clip)
     for solver in solvers:
         solver.step()
         solver.zero_grad()

@@ -1,11 +1,13 @@
 """What a training does: recipes, their pictures, the size and the learning rate of every step."""
 
 import math
+import tomllib
 from bisect import bisect
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
+from statistics import mode
 
 import numpy as np
 import torch
@@ -39,7 +41,7 @@ class Recipe:
     warmup: float = 0.05  # share of the steps; 1 or more: so many steps
     schedule: str = "cosine"  # transformers' names: constant_with_warmup | cosine | warmup_stable_decay (linearly to 0)
     decay: float = 0.3  # the share of the steps, at the end, in which warmup_stable_decay falls to 0
-    clip: float | None = 1.0  # largest norm of the gradient
+    clip: float = 1.0  # largest norm of the gradient; inf: any
     crop: float = 0.35  # smallest area of a random crop
     turn: bool = False  # by a multiple of 90 degrees
     mix: float = 0.0  # share of the batches with mixup or cutmix, half of them each
@@ -68,7 +70,7 @@ class Recipe:
         expect(" or ".join(OPTIMIZERS), OPTIMIZERS.__contains__, "optimizer")
         expect(" or ".join(SCHEDULES), SCHEDULES.__contains__, "schedule")
         expect("a finite number above 0", lambda v: 0 < v < math.inf, "learning_rate", "head_rate")
-        expect("a number above 0, or None", lambda v: v is None or v > 0, "clip")
+        expect("a number above 0, or inf", lambda v: v is not None and v > 0, "clip")
         expect("a share above 0, at most 1", lambda v: 0 < v <= 1, "layer_decay", "decay", "crop")
         expect("a share", lambda v: 0 <= v <= 1, "mix", "label_smoothing")
         expect("a share below 1, or None", lambda v: v is None or 0 <= v < 1, "ema")
@@ -81,77 +83,17 @@ class Recipe:
 
     def usual_size(self) -> int:
         """The size that most steps have: what is measured in one size is measured in this one."""
-        usual = Counter(pixels_at(self, step, 1000) for step in range(1000))
-        return max(usual, key=usual.get)
+        return mode(pixels_at(self, step, 1000) for step in range(1000))
 
 
-RECIPES = {
-    # The paper's, section 4: Adam, 5e-5, batch 32, 100 epochs, crop and flip at 224. No schedule, decay or clipping is
-    # stated.
-    "paper": Recipe(
-        data="tiny-imagenet",
-        init="google/vit-large-patch16-224",
-        stages=((1.0, 224),),
-        epochs=100,
-        batch_size=32,
-        optimizer="adam",
-        learning_rate=5e-5,
-        weight_decay=0.0,
-        warmup=0.0,
-        schedule="constant_with_warmup",
-        clip=None,
-    ),
-    "scratch": Recipe(
-        data="tiny-imagenet",
-        init={
-            "image_size": 64,
-            "patch_size": 8,
-            "hidden_size": 192,
-            "intermediate_size": 768,
-            "num_hidden_layers": 6,
-            "num_attention_heads": 6,
-        },
-        stages=((0.25, 32), (0.35, 48), (0.35, 64), (0.05, 112)),
-        epochs=300,
-        label_smoothing=0.1,
-        mix=0.5,
-        ema=0.999,
-    ),
-    # From a pretrained ViT of patches of 14 px. The rate is constant until the last fifth, so a copy of the state can
-    # be finished at any time: give the copy `--epochs` that make what is done the first 80 %.
-    "tiny-imagenet": Recipe(
-        data="tiny-imagenet",
-        init="facebook/dinov2-small",
-        stages=((1.0, (112, 112, 98, 112, 112, 140, 112, 112, 98, 112, 112, 224)),),
-        epochs=30,
-        batch_size=64,
-        learning_rate=1.2e-4,
-        layer_decay=0.8,
-        head_rate=8.0,
-        warmup=150,
-        schedule="warmup_stable_decay",
-        decay=0.2,
-        crop=0.4,
-        label_smoothing=0.1,
-        ema=0.995,
-    ),
-    # From random weights a ViT stays at chance here for thousands of steps; three trained layers know edges already.
-    # They come from a folder of this name, which `gmar finetune --recipe scratch --out vit-tiny-imagenet` makes.
-    "shapes": Recipe(
-        data="shapes",
-        init="vit-tiny-imagenet",
-        layers=3,
-        stages=((1.0, 64),),
-        epochs=14,
-        optimizer="muon",
-        learning_rate=1.2e-3,
-        schedule="warmup_stable_decay",
-        crop=1.0,
-        turn=True,
-        ema=0.995,
-        scenes=30_000,
-    ),
-}
+def _frozen(value):
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+with Path(__file__).with_name("recipes.toml").open("rb") as file:
+    RECIPES = {
+        name: Recipe(**{k: _frozen(v) for k, v in entries.items()}) for name, entries in tomllib.load(file).items()
+    }
 
 
 def pixels_at(recipe: Recipe, step: int, total: int) -> int:
@@ -161,25 +103,18 @@ def pixels_at(recipe: Recipe, step: int, total: int) -> int:
     return size if isinstance(size, int) else size[step % len(size)]
 
 
-def warmup_steps(recipe: Recipe, total: int) -> int:
-    """How many steps the learning rate takes to rise."""
-    return round(recipe.warmup if recipe.warmup >= 1 else recipe.warmup * total)
-
-
 def schedule(recipe: Recipe, total: int) -> Callable[[int], float]:
     """The learning rate of a step as a share of the recipe's: transformers' schedule of that name."""
     optimizer, decay = torch.optim.SGD([torch.zeros(1)], lr=1.0), round(recipe.decay * total)
+    warmup = round(recipe.warmup if recipe.warmup >= 1 else recipe.warmup * total)
     options = {"num_decay_steps": decay, "decay_type": "linear"} if recipe.schedule == "warmup_stable_decay" else None
-    scheduler = get_scheduler(recipe.schedule, optimizer, warmup_steps(recipe, total), total, options)
-    return scheduler.lr_lambdas[0]
+    return get_scheduler(recipe.schedule, optimizer, warmup, total, options).lr_lambdas[0]
 
 
-def full_rate(recipe: Recipe, total: int) -> range:
-    """The steps before which a training may change its length: the rate stands still between warm-up and decay."""
-    if recipe.schedule == "cosine":
-        return range(0)
-    decay = round(recipe.decay * total) if recipe.schedule == "warmup_stable_decay" else 0
-    return range(warmup_steps(recipe, total), total - decay + 1)
+def plan(recipe: Recipe, total: int, steps: int) -> list[tuple[int, float]]:
+    """Size and share of the learning rate of the first ``steps`` of ``total`` steps."""
+    rate = schedule(recipe, total)
+    return [(pixels_at(recipe, step, total), rate(step)) for step in range(steps)]
 
 
 def pictures(

@@ -5,7 +5,6 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import count
 from pathlib import Path
 
 import torch
@@ -15,9 +14,9 @@ from torch import nn
 
 from ..evaluation.provenance import state_sha256
 from ..files import atomic
-from .recipe import Recipe, full_rate, pixels_at
+from .recipe import Recipe, plan
 
-KEYS = ("step", "epochs", "settings", "changes", "log", "running", "parts")
+KEYS = ("step", "epochs", "settings", "log", "running", "parts")
 MEND = "Delete it to start again, or put a whole copy in its place."
 
 
@@ -88,13 +87,15 @@ def read(file: Path) -> dict | None:
         raise ValueError(f"{file} is not a whole state of gmar finetune ({type(error).__name__}). {MEND}") from None
 
 
-def agree(file: Path, state: dict, recipe: Recipe, ours: dict[str, object], per_epoch: int) -> list[dict]:
-    """Make sure that a saved state is of this training; the changes of its length so far, with this one.
+def agree(file: Path, state: dict, recipe: Recipe, ours: dict[str, object], per_epoch: int) -> None:
+    """Make sure that a saved state is of this training.
+
+    Another number of ``epochs`` is this training too, where the steps already made are those that it begins with.
 
     Args:
         file: Where the state was, for the message.
         state: As `read` returns it.
-        recipe: The recipe now asked for; it may have other ``epochs``, where both have the full rate.
+        recipe: The recipe now asked for.
         ours: As `settings` returns them.
         per_epoch: Steps of an epoch.
 
@@ -106,17 +107,24 @@ def agree(file: Path, state: dict, recipe: Recipe, ours: dict[str, object], per_
         raise ValueError(
             f"{file} is of another training ({', '.join(changed)} differ). Give another --out, or delete it."
         )
-    if before == recipe.epochs:
-        return state["changes"]
-    totals = [round(epochs * per_epoch) for epochs in (before, recipe.epochs)]
-    fits_before, fits_now = (step in full_rate(recipe, total) for total in totals)
-    same = all(pixels_at(recipe, s, totals[0]) == pixels_at(recipe, s, totals[1]) for s in range(step))
-    if not (fits_before and fits_now and same):
-        shortest = next(t for t in count(step) if step in full_rate(recipe, t)) if fits_before else None
-        hint = f"; from step {step} on it can be shortened to epochs {shortest / per_epoch:.7g}" if shortest else ""
+    then, now = (round(epochs * per_epoch) for epochs in (before, recipe.epochs))
+    if before != recipe.epochs and (step > now or plan(recipe, then, step) != plan(recipe, now, step)):
         raise ValueError(
-            f"{file} was begun with epochs {before:g} and is at step {step}; epochs {recipe.epochs:g} "
-            f"({totals[1]} steps) do not fit the steps already made. The length of a training can change only while "
-            f"its learning rate stands still{hint}. Give epochs {before:g}, or another --out."
+            f"{file} was begun with epochs {before:g} and is at step {step}; epochs {recipe.epochs:g} ({now} steps) do "
+            "not fit the steps already made, which would have had another rate or size. The length of a training can "
+            f"change only before its learning rate falls. Give epochs {before:g}, or another --out."
         )
-    return [*state["changes"], {"step": step, "epochs": recipe.epochs, "before": before}]
+
+
+def restore(file: Path, state: dict, parts: dict[str | int, object]) -> None:
+    """Put a saved state back into the parts of a training: whatever has a ``load_state_dict``.
+
+    Raises:
+        ValueError: the state is of another model.
+    """
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(state["parts"][name])
+    except (KeyError, ValueError, RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{file} does not fit the model that it was begun with ({reason}). {MEND}") from None

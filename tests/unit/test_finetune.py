@@ -1,5 +1,6 @@
 """Training: recipes as stated, pictures in many sizes and mixtures, a loss that falls."""
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from gmar_utils import data, load_model
 from gmar_utils.data import drawing as shapes
 from gmar_utils.training import RECIPES, Recipe, checkpoint, loop, pictures, starting_point
 from gmar_utils.training.augment import mixed, random_views, resized
-from gmar_utils.training.recipe import full_rate, pixels_at, schedule
+from gmar_utils.training.recipe import pixels_at, plan, schedule
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +43,9 @@ def test_resolution_and_rate_follow_the_recipe():
     assert [cosine(step) for step in (0, 5, 10, 55, 100)] == pytest.approx([0, 0.5, 1, 0.5, 0])
     decaying = replace(RECIPE, warmup=0)
     assert [schedule(decaying, 100)(s) for s in (0, 70, 85, 100)] == pytest.approx([1, 1, 0.5, 0])
-    assert full_rate(decaying, 100) == range(0, 71) and full_rate(replace(decaying, schedule="cosine"), 100) == range(0)
-    assert set(schedule(decaying, 100)(s) for s in full_rate(decaying, 100)) == {1.0}
+    assert plan(decaying, 100, 100) == [(8, 1.0)] * 50 + [(16, 1.0)] * 20 + [
+        (16, pytest.approx(1 - step / 30)) for step in range(30)
+    ]
 
 
 def test_muon_takes_the_matrices_inside_and_leaves_the_head():
@@ -133,7 +135,7 @@ def test_mixed_targets_are_the_share_of_the_pixels():
 
 def test_a_training_that_diverges_stops_and_says_so(tmp_path, coloured):
     with pytest.raises(ValueError, match="the training diverged"):
-        run(tmp_path, coloured, replace(STEADY, learning_rate=1e30, clip=None))
+        run(tmp_path, coloured, replace(STEADY, learning_rate=1e30, clip=math.inf))
     assert not (tmp_path / "state.pt").exists()
 
 
