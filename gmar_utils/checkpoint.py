@@ -81,13 +81,12 @@ def pretrained(name: str | os.PathLike, *, new_head: bool = False, **options: ob
 
 
 def _hub_answers(name):
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub import HfApi, errors
 
     try:
         HfApi().model_info(name, timeout=10)
     except Exception as error:  # no such model: let transformers say it; else no network, no proxy, a timeout
-        return isinstance(error, HfHubHTTPError | HFValidationError)
+        return isinstance(error, errors.HfHubHTTPError | errors.HFValidationError)
     return True
 
 
@@ -96,20 +95,18 @@ def _reason(error):
 
 
 def _check_complete(module, info, name, new_head, cut):
-    def of_head(key):
-        return "classifier" in key or "head" in key
-
-    missing = {k for k in info["missing_keys"] if not (new_head and of_head(k))}
-    if any(of_head(k) for k in missing):
+    head = re.compile("classifier|head")
+    missing = [k for k in info["missing_keys"] if not (new_head and head.search(k))]
+    if untrained := list(filter(head.search, missing)):
         raise ValueError(
-            f"{name!r} has no trained classification head ({_some(k for k in missing if of_head(k))} missing). Take a "
-            "fine-tuned checkpoint, such as facebook/dinov2-small-imagenet1k-1-layer, or fine-tune one: gmar finetune."
+            f"{name!r} has no trained classification head ({_some(untrained)} missing). Take a fine-tuned checkpoint, "
+            "such as facebook/dinov2-small-imagenet1k-1-layer, or fine-tune one: gmar finetune."
         )
-    wrong = {
+    wrong = [
         f"{k} is {tuple(there)} in the file, {tuple(here)} by config.json"
         for k, there, here in info["mismatched_keys"]
-        if not (new_head and of_head(k))
-    }
+        if not (new_head and head.search(k))
+    ]
     if wrong:
         raise ValueError(f"config.json and the weights of {name!r} do not fit each other: {_some(wrong)}.")
     if missing and (type(module).__name__ in TOWERS or not _unused(module, missing)):
@@ -117,9 +114,8 @@ def _check_complete(module, info, name, new_head, cut):
             f"The weights of {name!r} are not complete: {_some(missing)} missing, which would be random numbers. "
             "Save the model again with save_pretrained, or correct the keys or config.json."
         )
-    pattern = re.compile(r"\d+")
-    known = {pattern.sub("#", key) for key in module.state_dict()}
-    more = {k for k in info["unexpected_keys"] if pattern.sub("#", k) in known}
+    known = {re.sub(r"\d+", "#", key) for key in module.state_dict()}
+    more = [k for k in info["unexpected_keys"] if re.sub(r"\d+", "#", k) in known]
     if more and not cut:
         raise ValueError(
             f"The file of {name!r} holds more layers than its config.json counts: {_some(more)} would be left out. "
@@ -208,14 +204,12 @@ def image_processor(
 def _saved_processor(source):
     """The processor of a folder or hub id; None where there is no file of one."""
     import transformers
-    from transformers.utils import has_file, is_torchvision_available
+    from transformers.utils import has_file
 
     try:
         try:
             return transformers.AutoImageProcessor.from_pretrained(source, backend="pil")
         except ImportError:  # older releases open no processor by this door without torchvision, which none needs here
-            if is_torchvision_available():
-                raise
             named = transformers.BaseImageProcessor.get_image_processor_dict(source)[0]["image_processor_type"]
             return getattr(transformers, f"{named.removesuffix('Fast')}Pil").from_pretrained(source)
     except Exception as error:  # whatever a broken file makes its reader stumble over
@@ -324,26 +318,16 @@ def at_size(module: nn.Module, processor: object, size: tuple[int, int]) -> nn.M
 
 
 def failure(module: nn.Module, shape: Sequence[int], **given: object) -> str | None:
-    """Why the model cannot run on pixel values of `shape`; None when it can. A model of transformers is first asked on
-    tensors without data, which costs nothing at any size. given: more arguments of its forward pass."""
-    from transformers import PreTrainedModel
-
+    """Why the model cannot run on pixel values of `shape`; None when it can. given: more arguments of its forward."""
     module = uncompiled(module)
-    here, dtype = next(module.parameters()).device, next(module.parameters()).dtype
-    weights, devices = {}, [here]
-    if isinstance(module, PreTrainedModel):
-        named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
-        weights, devices = {k: torch.empty_like(v, device="meta") for k, v in named}, ["meta", here]
-    reason = None
-    for device in devices:  # a part that is no parameter has data on its own device: then only the true pass can tell
-        try:
-            x = torch.zeros(shape, device=device, dtype=dtype)
-            with torch.no_grad():
-                logits_of(functional_call(module, weights if device == "meta" else {}, (x,), given))
-            return None
-        except Exception as error:  # whatever the model stumbles over
-            reason = " ".join(str(error).split()) or type(error).__name__
-    return reason
+    weight = next(module.parameters())
+    check_fits(module, shape, weight.device)
+    try:
+        with torch.no_grad():
+            logits_of(module(torch.zeros(shape, device=weight.device, dtype=weight.dtype), **given))
+    except Exception as error:  # whatever the model stumbles over
+        return _reason(error)
+    return None
 
 
 def pair(size: object) -> tuple[int, int]:
