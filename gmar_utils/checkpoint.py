@@ -3,19 +3,18 @@
 import copy
 import inspect
 import math
-import operator
 import os
 import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from torch.func import functional_call
 
 from .capture.layout import logits_of, uncompiled, unwrap, vision_config
 from .memory import check_fits
@@ -95,9 +94,10 @@ def _reason(error):
 
 
 def _check_complete(module, info, name, new_head, cut):
-    head = re.compile("classifier|head")
-    missing = [k for k in info["missing_keys"] if not (new_head and head.search(k))]
-    if untrained := list(filter(head.search, missing)):
+    # a mask token is read in training alone; a head that is to be trained may be random
+    spared = re.compile("mask_token|classifier|head" if new_head else "mask_token")
+    missing = [k for k in info["missing_keys"] if not spared.search(k)]
+    if untrained := [k for k in missing if "classifier" in k or "head" in k]:
         raise ValueError(
             f"{name!r} has no trained classification head ({_some(untrained)} missing). Take a fine-tuned checkpoint, "
             "such as facebook/dinov2-small-imagenet1k-1-layer, or fine-tune one: gmar finetune."
@@ -105,11 +105,11 @@ def _check_complete(module, info, name, new_head, cut):
     wrong = [
         f"{k} is {tuple(there)} in the file, {tuple(here)} by config.json"
         for k, there, here in info["mismatched_keys"]
-        if not (new_head and head.search(k))
+        if not spared.search(k)
     ]
     if wrong:
         raise ValueError(f"config.json and the weights of {name!r} do not fit each other: {_some(wrong)}.")
-    if missing and (type(module).__name__ in TOWERS or not _unused(module, missing)):
+    if missing:
         raise ValueError(
             f"The weights of {name!r} are not complete: {_some(missing)} missing, which would be random numbers. "
             "Save the model again with save_pretrained, or correct the keys or config.json."
@@ -128,15 +128,6 @@ def _some(keys):
     return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
-def _unused(module, missing):
-    """Whether the logits do not depend on the parameters `missing`: as NaN, they leave no trace in them."""
-    size = getattr(vision_config(module), "image_size", None) or 224
-    x = torch.zeros(1, channels_of(module), *pair(size))
-    lost = {k: torch.full_like(v, torch.nan) for k, v in module.state_dict().items() if k in missing}
-    with torch.inference_mode():
-        return bool(logits_of(functional_call(module.eval(), lost, (x,))).isfinite().all())
-
-
 def check_weights(module: nn.Module, name: str) -> None:
     """ValueError when a weight is NaN or infinite."""
     wrong = [k for k, v in module.named_parameters() if v.is_floating_point() and not v.isfinite().all()]
@@ -149,9 +140,8 @@ def check_weights(module: nn.Module, name: str) -> None:
 
 def channels_of(module: nn.Module) -> int:
     """Input channels, by the configuration or else by the first convolution; 3 when neither says."""
-    channels = getattr(vision_config(module), "num_channels", None)
     convolutions = (m.in_channels for m in module.modules() if isinstance(m, nn.Conv2d))
-    return next(convolutions, 3) if channels is None else channels
+    return getattr(vision_config(module), "num_channels", None) or next(convolutions, 3)
 
 
 def label_words(module: nn.Module) -> list[str]:
@@ -285,10 +275,8 @@ def at_size(module: nn.Module, processor: object, size: tuple[int, int]) -> nn.M
 
     The copy is of the same class and shares every weight and submodule. It differs by one hook, which asks the forward
     pass for interpolated position embeddings, so that maps and metrics need no extra argument."""
-    height, width = size
-    shape, device = (1, channels_of(module), height, width), next(module.parameters()).device
-    check_fits(module, shape, device)
-    sides = {"height": height, "width": width}
+    shape, sides = (1, channels_of(module), *size), dict(zip(("height", "width"), size, strict=True))
+    check_fits(module, shape, next(module.parameters()).device)  # before a picture is prepared at this size
     if getattr(processor, "do_center_crop", False):
         if edge := processor.size.get("shortest_edge"):
             processor.size = {"shortest_edge": round(edge * min(size) / processor.crop_size["height"])}
@@ -300,16 +288,17 @@ def at_size(module: nn.Module, processor: object, size: tuple[int, int]) -> nn.M
     prepared = check_processor(processor, shape[1])
     if tuple(prepared) != shape:
         raise ValueError(
-            f"{type(processor).__name__} cannot be set to {height}×{width} pixels; it makes {tuple(prepared[2:])}. "
+            f"{type(processor).__name__} cannot be set to {size[0]}×{size[1]} pixels; it makes {tuple(prepared[2:])}. "
             "Pass mean=, std= and size=, or a processor for this size."
         )
     asked = {"interpolate_pos_encoding": True}
     by_name = "interpolate_pos_encoding" in inspect.signature(uncompiled(module).forward).parameters
-    if not by_name and (plain := failure(module, shape)) is None:
+    plain = "not asked" if by_name else failure(module, shape)
+    if plain is None:
         return module
     if (reason := failure(module, shape, **asked)) is not None:
         reason = reason if by_name else plain
-        raise ValueError(f"{type(module).__name__} cannot run at {height}×{width} pixels: {reason}")
+        raise ValueError(f"{type(module).__name__} cannot run at {size[0]}×{size[1]} pixels: {reason}")
     twin = copy.copy(module)
     for hooks in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
         setattr(twin, hooks, OrderedDict(getattr(module, hooks)))
@@ -332,11 +321,7 @@ def failure(module: nn.Module, shape: Sequence[int], **given: object) -> str | N
 
 def pair(size: object) -> tuple[int, int]:
     """(height, width) of one number for both or two; ValueError unless they are whole and at least 1."""
-    try:
-        sides = (size, size) if not isinstance(size, list | tuple) else tuple(size)
-        height, width = (operator.index(side) for side in sides)
-    except (TypeError, ValueError):
-        height = width = 0
-    if min(height, width) < 1:
+    sides = size if isinstance(size, list | tuple) else (size, size)
+    if len(sides) != 2 or not all(isinstance(side, Integral) and side >= 1 for side in sides):
         raise ValueError(f"A size is a whole number of pixels, or (height, width), of at least 1; got {size!r}.")
-    return height, width
+    return int(sides[0]), int(sides[1])

@@ -64,20 +64,19 @@ def read_photo(
     """
     if window is not None and not (np.isfinite(window).all() and window[0] < window[1]):
         raise ValueError(f"window must be two finite numbers (low, high) with low < high, got {window}.")
-    name = repr(str(image)) if isinstance(image, str | os.PathLike) else "the picture"
+    name, pixels = "the picture", None
     if isinstance(image, str | os.PathLike):
-        image = _open(image)
-    pixels = None
-    if isinstance(image, Image.Image):
-        if 0 in image.size:
-            raise ValueError(f"{name} has no pixels: its size is {image.size}.")
+        name, image = repr(str(image)), _open(Path(image))
+    if not isinstance(image, Image.Image):
+        pixels = _array(image, channels, name)
+    elif 0 in image.size:
+        raise ValueError(f"{name} has no pixels: its size is {image.size}.")
+    else:
         image = ImageOps.exif_transpose(image)
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            pixels = np.asarray(image, dtype=np.float64)
-    else:
-        pixels = _array(image, channels, name)
+            pixels = np.asarray(image)
     if pixels is not None and pixels.dtype != np.uint8:
-        pixels = _to_8_bit(pixels, window, name)
+        pixels = _to_8_bit(pixels.astype(np.float64), window, name)
     if channels not in (1, 3):
         pixels = np.asarray(image) if pixels is None else pixels
         if pixels.ndim != 3 or pixels.shape[2] != channels:
@@ -93,14 +92,11 @@ def read_photo(
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def _open(path) -> Image.Image:
-    path = Path(path)
+def _open(path):
     if not path.exists():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
     if path.is_dir():
         raise ValueError(f"{str(path)!r} is a folder, not a picture.")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{str(path)!r} is empty (0 bytes); copy or download it again.")
     try:
         image = Image.open(path)
         if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
@@ -112,7 +108,8 @@ def _open(path) -> Image.Image:
             "of memory. Scale it down, or raise PIL.Image.MAX_IMAGE_PIXELS in Python."
         ) from None
     except UnidentifiedImageError:
-        raise ValueError(f"{str(path)!r} is not a picture in a format that Pillow reads.") from None
+        why = "not a picture in a format that Pillow reads" if path.stat().st_size else "empty (0 bytes)"
+        raise ValueError(f"{str(path)!r} is {why}; copy or download it again.") from None
     except Exception as error:  # a damaged file ends in whatever its decoder stumbles over
         raise ValueError(f"{str(path)!r} is damaged or cut short ({error}); copy or download it again.") from None
     return image
@@ -147,7 +144,6 @@ def _array(image, channels, name) -> np.ndarray:
 
 
 def _to_8_bit(pixels, window, name):
-    pixels = pixels.astype(np.float64)
     if not np.isfinite(pixels).all():
         raise ValueError(f"{name} holds NaN or infinite values; replace them first.")
     if window is not None:
@@ -222,20 +218,22 @@ def _deviation(size, processor):
         grey = np.broadcast_to(np.round(values).astype(np.uint8)[..., None], (*values.shape, channels))
         return prepare(processor, np.ascontiguousarray(grey))[0, 0].double()
 
-    scaled, (top, left, *cropped) = resized_and_cropped(size, processor)
+    scaled, (*starts, rows, columns) = resized_and_cropped(size, processor)
     blanks = [shown(np.full((64, 64), value)) for value in (0.0, 255.0)]
     black, white = (blank[blank.shape[0] // 2, blank.shape[1] // 2] for blank in blanks)
-    for axis, (length, full, start) in enumerate(zip(size, scaled, (top, left), strict=True)):
+    expected = [  # where in the photo, from 0 to 1, each row and each column is said to come from
+        (torch.arange(count, dtype=torch.float64) + 0.5 + start) / full
+        for count, start, full in zip((rows, columns), starts, scaled, strict=True)
+    ]
+    inside = [(place > 0) & (place < 1) for place in expected]
+    for axis, length in enumerate(size):
         ramp = (np.arange(length) + 0.5) / length * 255
         seen = shown(np.broadcast_to(ramp[:, None] if axis == 0 else ramp, size))
-        if list(seen.shape) != cropped:
-            return f"it makes {seen.shape[0]}×{seen.shape[1]} of it, not {cropped[0]}×{cropped[1]}"
+        if seen.shape != (rows, columns):
+            return f"it makes {seen.shape[0]}×{seen.shape[1]} of it, not {rows}×{columns}"
         place = ((seen - black) / (white - black)).movedim(axis, 0)
-        expected = (torch.arange(cropped[axis], dtype=torch.float64) + 0.5 + start) / full
-        inside = (expected > 0) & (expected < 1)
-        other = (torch.arange(cropped[1 - axis], dtype=torch.float64) + 0.5 + (left, top)[axis]) / scaled[1 - axis]
-        error = (place[inside] - expected[inside, None])[:, (other > 0) & (other < 1)].abs().max()
-        if not error <= 0.01 + 1 / full + 1 / length:  # grey steps, and the kernels of the two grids
+        error = (place - expected[axis][:, None])[inside[axis]][:, inside[1 - axis]].abs().max()
+        if not error <= 0.01 + 1 / scaled[axis] + 1 / length:  # grey steps, and the kernels of the two grids
             return f"its pixels come from elsewhere, by {100 * error:.0f} % of the {('height', 'width')[axis]}"
     return None
 
@@ -270,10 +268,7 @@ def _weights(length, scaled, start, cropped, n):
     """(length, n): the share of each of a map's n rows in every row of the photo; NaN outside the crop."""
     place = ((torch.arange(length, dtype=torch.float64) + 0.5) * scaled / length - start) / cropped
     at = (place * n - 0.5).clamp(0, n - 1)
-    low = at.long()
-    weights = torch.zeros(length, n, dtype=torch.float64)
-    weights.scatter_add_(1, low[:, None], (1 - (at - low))[:, None])
-    weights.scatter_add_(1, (low + 1).clamp_max(n - 1)[:, None], (at - low)[:, None])
+    weights = (1 - (at[:, None] - torch.arange(n)).abs()).relu()
     weights[(place < 0) | (place > 1)] = torch.nan
     return weights.float()
 
