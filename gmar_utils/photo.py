@@ -64,28 +64,19 @@ def read_photo(
     """
     if window is not None and not (np.isfinite(window).all() and window[0] < window[1]):
         raise ValueError(f"window must be two finite numbers (low, high) with low < high, got {window}.")
-    name, pixels = "the picture", None
+    name = "the picture"
     if isinstance(image, str | os.PathLike):
         name, image = repr(str(image)), _open(Path(image))
+    if isinstance(image, Image.Image):
+        image = ImageOps.exif_transpose(image)
+        deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
+        image = np.asarray(image) if deep or channels not in (1, 3) or 0 in image.size else image
     if not isinstance(image, Image.Image):
         pixels = _array(image, channels, name)
-    elif 0 in image.size:
-        raise ValueError(f"{name} has no pixels: its size is {image.size}.")
-    else:
-        image = ImageOps.exif_transpose(image)
-        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            pixels = np.asarray(image)
-    if pixels is not None and pixels.dtype != np.uint8:
-        pixels = _to_8_bit(pixels.astype(np.float64), window, name)
-    if channels not in (1, 3):
-        pixels = np.asarray(image) if pixels is None else pixels
-        if pixels.ndim != 3 or pixels.shape[2] != channels:
-            raise ValueError(
-                f"The model takes pictures of {channels} channels, and {name} has shape {pixels.shape}. "
-                f"Give an array (height, width, {channels})."
-            )
-        return pixels
-    image = image if pixels is None else Image.fromarray(pixels)
+        pixels = pixels if pixels.dtype == np.uint8 else _to_8_bit(pixels.astype(np.float64), window, name)
+        if channels not in (1, 3):
+            return pixels
+        image = Image.fromarray(pixels)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -132,25 +123,23 @@ def _array(image, channels, name) -> np.ndarray:
     pixels = np.asarray(image)
     if pixels.dtype.kind not in "buif":
         raise TypeError(f"{name} must hold numbers, got an array of {pixels.dtype}.")
-    taken = (1, 3, 4) if channels in (1, 3) else (channels,)
-    if pixels.ndim not in (2, 3) or pixels.ndim == 3 and pixels.shape[2] not in taken:
+    taken = (1, 3, 4) if channels in (1, 3) else (channels,)  # grey, RGB and RGBA are made into one another
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    if pixels.ndim != 3 or pixels.shape[2] not in taken:
         raise ValueError(
             f"{name} must be (height, width) or (height, width, {' | '.join(map(str, taken))}), channels last (first "
-            f"in a tensor), got {pixels.shape}."
+            f"in a tensor), got {np.shape(image)}."
         )
     if 0 in pixels.shape:
         raise ValueError(f"{name} has no pixels: its shape is {pixels.shape}.")
-    return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    return pixels[..., 0] if pixels.shape[2] == 1 else pixels
 
 
 def _to_8_bit(pixels, window, name):
     if not np.isfinite(pixels).all():
         raise ValueError(f"{name} holds NaN or infinite values; replace them first.")
-    if window is not None:
-        low, high = window
-    elif 0 <= pixels.min() and pixels.max() <= 1:
-        low, high = 0.0, 1.0
-    else:
+    low, high = (0.0, 1.0) if window is None else window
+    if window is None and not (0 <= pixels.min() and pixels.max() <= 1):
         low, high = float(pixels.min()), float(pixels.max())
         warnings.warn(
             f"{name} has values from {low:g} to {high:g}; they are stretched from black to white. "
