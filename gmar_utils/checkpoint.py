@@ -22,7 +22,6 @@ from .photo import prepare
 from .prompts import TOWERS, ZeroShot
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
-PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 def bundled() -> list[str]:
@@ -203,7 +202,8 @@ def _saved_processor(source):
             named = transformers.BaseImageProcessor.get_image_processor_dict(source)[0]["image_processor_type"]
             return getattr(transformers, f"{named.removesuffix('Fast')}Pil").from_pretrained(source)
     except Exception as error:  # whatever a broken file makes its reader stumble over
-        files = [name for name in PROCESSOR_FILES if has_file(source, name, local_files_only=True)]
+        names = ("preprocessor_config.json", "processor_config.json")
+        files = [name for name in names if has_file(source, name, local_files_only=True)]
         if not files:
             return None
         raise ValueError(

@@ -38,19 +38,16 @@ def attention_bytes(model: nn.Module, shape: Sequence[int]) -> int | None:
     """4·B·L·H·N², what the attention of pixel values of `shape` (B, channels, height, width) takes in float32.
 
     None for a model that does not say its layers, heads and patch size."""
-    config = vision_config(model)
-    patch, layers, heads = (
-        getattr(config, name, None) for name in ("patch_size", "num_hidden_layers", "num_attention_heads")
-    )
-    blocks = getattr(unwrap(model), "blocks", None)
-    if heads is None and blocks:  # timm
-        patch = getattr(getattr(unwrap(model), "patch_embed", None), "patch_size", None)
-        layers, heads = len(blocks), getattr(getattr(blocks[0], "attn", None), "num_heads", None)
-    patch = (patch, patch) if isinstance(patch, int) else patch
-    if not (patch and layers and heads):
+    config, inner = vision_config(model), unwrap(model)
+    try:
+        if hasattr(config, "num_attention_heads"):
+            patch, layers, heads = config.patch_size, config.num_hidden_layers, config.num_attention_heads
+        else:  # timm
+            patch, layers, heads = inner.patch_embed.patch_size, len(inner.blocks), inner.blocks[0].attn.num_heads
+    except AttributeError:
         return None
-    tokens = math.prod(side // p for side, p in zip(shape[-2:], patch, strict=True))
-    return 4 * shape[0] * layers * heads * tokens**2
+    rows, columns = (patch, patch) if isinstance(patch, int) else patch
+    return 4 * shape[0] * layers * heads * (shape[-2] // rows * (shape[-1] // columns)) ** 2
 
 
 def check_fits(model: nn.Module, shape: Sequence[int], device: torch.device) -> None:

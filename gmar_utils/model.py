@@ -15,7 +15,6 @@ from .capture import probability, trace
 from .capture.checks import check_whole
 from .capture.layout import logits_of
 from .capture.target import parse_target
-from .checkpoint import bundled
 from .explanation import Explanation
 from .memory import check_fits
 from .methods.registry import METHODS, bind, in_batches, patch_scores, registered, scaled
@@ -62,11 +61,11 @@ class Vit:
             ValueError, TypeError, FileNotFoundError: For what is no picture, naming it.
         """
         prepared = self._prepared([read_photo(i, self.channels, window) for i in as_list(images)])
-        if len({p.shape for p in prepared}) > 1:
+        shapes = sorted({f"{p.shape[2]}×{p.shape[3]}" for p in prepared})
+        if len(shapes) > 1:
             raise ValueError(
-                "The processor makes values of different shapes of these photos "
-                f"({', '.join(sorted({str(tuple(p.shape[2:])) for p in prepared}))}), which are no batch. Pass one at "
-                "a time, or explain() with the whole list."
+                f"The processor makes values of different shapes of these photos ({', '.join(shapes)}), which are no "
+                "batch. Pass one at a time, or explain() with the whole list."
             )
         return torch.cat(prepared)
 
@@ -342,7 +341,7 @@ def load_model(
     elif isinstance(model, str | os.PathLike) and str(model).strip():
         name, source, module = str(model), checkpoint.located(model), checkpoint.pretrained(model)
     else:
-        names = ", ".join(bundled())
+        names = ", ".join(checkpoint.bundled())
         raise TypeError(f"A model is a bundled name ({names}), a folder, a hub id or a module; got {model!r}.")
     checkpoint.check_weights(module, name)
     labels, channels = checkpoint.label_words(module), checkpoint.channels_of(module)
