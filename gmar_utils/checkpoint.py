@@ -71,9 +71,8 @@ def pretrained(name: str | os.PathLike, *, new_head: bool = False, **options: ob
         if local:
             raise OSError(f"The folder {name!r} could not be loaded ({type(error).__name__}): {reason}") from None
         reason = "the hub is out of reach and no copy is cached" if offline else reason
-        raise OSError(
-            f"{name!r} is not a bundled model ({', '.join(bundled())}) nor a local folder, and as a hub id: {reason}."
-        ) from None
+        there = ", ".join(bundled())
+        raise OSError(f"{name!r} is not a bundled model ({there}) nor a folder, and as a hub id: {reason}.") from None
     _check_complete(module, info, name, new_head, cut="num_hidden_layers" in options)
     return ZeroShot(module.eval(), tokenizer) if prompted else module
 
@@ -168,12 +167,11 @@ def image_processor(
     """The checkpoint's own processor on the PIL path; or one made of mean, std and size, and for what is not given of
     the configuration, 0.5 and 0.5, with a warning. mean, std: per channel; size: pixels, or (height, width)."""
     config = vision_config(module)
-    nothing_given = mean is None and std is None and size is None
-    timm_cfg = getattr(config, "pretrained_cfg", None) or getattr(unwrap(module), "pretrained_cfg", None)
-    if nothing_given and timm_cfg:
-        return _timm_processor(timm_cfg, getattr(getattr(unwrap(module), "patch_embed", None), "img_size", None))
-    if nothing_given and source is not None and (found := _saved_processor(source)) is not None:
-        return found
+    if mean is None and std is None and size is None:
+        if cfg := getattr(config, "pretrained_cfg", None) or getattr(unwrap(module), "pretrained_cfg", None):
+            return _timm_processor(cfg, getattr(getattr(unwrap(module), "patch_embed", None), "img_size", None))
+        if source is not None and (found := _saved_processor(source)) is not None:
+            return found
     from transformers import ViTImageProcessorPil
 
     channels = channels_of(module)
@@ -181,9 +179,8 @@ def image_processor(
     mean, std = (None if v is None else np.asarray(v, dtype=float).reshape(-1).tolist() for v in (mean, std))
     if mean is None or std is None:
         warnings.warn(
-            f"{'No processor file: pictures' if nothing_given else 'Pictures'} are resized to {height}×{width} and "
-            f"normalised with mean {mean or 0.5} and standard deviation {std or 0.5}. If the model was trained "
-            "otherwise, pass mean=, std= and size=, or processor=.",
+            f"No processor file is used: pictures become {height}×{width} pixels, with mean {mean or 0.5} and standard "
+            f"deviation {std or 0.5}. If the model was trained otherwise, pass mean=, std= and size=, or processor=.",
             stacklevel=3,
         )
     sides = {"height": height, "width": width}

@@ -187,8 +187,8 @@ class Vit:
             file = str(image) if isinstance(image, str | os.PathLike) else f"picture {i}"
             ranked = enumerate(zip(chosen.tolist(), shown, strict=True), 1)
             rows += [(file, rank, self.label(k), k, p) for rank, (k, p) in ranked]
-        table = pd.DataFrame(rows, columns=["file", "rank", "label", "class_id", "probability"])
-        return table.astype({"probability": float})
+        columns = ["file", "rank", "label", "class_id", "probability"]
+        return pd.DataFrame(rows, columns=columns).astype({"probability": float})
 
     def explain(
         self,
@@ -229,7 +229,6 @@ class Vit:
         signed = (known is None or known.signed) and bool(own.pop("signed", False))
         function = bind(method, **own)
         name = known.name if known else getattr(function.func, "__name__", type(function.func).__name__)
-        given = function.keywords | options
         photos = [read_photo(i, self.channels, window) for i in as_list(images)]
         targets = self._targets(target, len(photos))
 
@@ -245,8 +244,9 @@ class Vit:
             for i, k, share, patches, at_input in found:
                 pair = targets if isinstance(targets, tuple) else (k,)
                 label = " rather than ".join(map(self.label, pair))
-                about = targets if len(pair) == 2 else k, label, share, name, given, signed
-                results.append(Explanation(patches, _displayed(photos[i]), *about, at_input, self.processor))
+                about = targets if len(pair) == 2 else k, label, share, name, function.keywords | options, signed
+                photo = photos[i] if isinstance(photos[i], Image.Image) else Image.fromarray(photos[i][..., 0])
+                results.append(Explanation(patches, photo, *about, at_input, self.processor))
             return results
 
         results = self._in_batches(photos, batch_size, explained)
@@ -283,10 +283,7 @@ class Vit:
         if grid == (1, 1):
             raise ValueError("The model sees one patch of this picture: one value is no map. Use a larger image size.")
         if not logits.isfinite().all():
-            raise ValueError(
-                "The model's logits are NaN or infinite, so there is nothing to explain. A model in float16 may have "
-                "overflowed: use bfloat16 or float32."
-            )
+            raise ValueError("The model's logits are NaN or infinite. Float16 may overflow: use bfloat16 or float32.")
         classes, words = logits.shape[1], len(self.labels)
         made_up = all(text.startswith("LABEL_") for text in self.labels)  # transformers' own, where none were given
         if words and not made_up and words not in (classes, max(classes, 2)):  # one logit, two
@@ -294,10 +291,6 @@ class Vit:
                 f"The model gives {classes} logits, but its configuration has {words} label words, so they would name "
                 "the wrong classes. Correct config.id2label."
             )
-
-
-def _displayed(photo):
-    return photo if isinstance(photo, Image.Image) else Image.fromarray(np.ascontiguousarray(photo[..., 0]))
 
 
 def load_model(
@@ -344,11 +337,10 @@ def load_model(
         names = ", ".join(checkpoint.bundled())
         raise TypeError(f"A model is a bundled name ({names}), a folder, a hub id or a module; got {model!r}.")
     checkpoint.check_weights(module, name)
-    labels, channels = checkpoint.label_words(module), checkpoint.channels_of(module)
     if processor is None:
         processor = checkpoint.image_processor(source, module, mean, std, size)
     processor = checkpoint.own_copy(processor)
-    shape = checkpoint.check_processor(processor, channels)
+    shape = checkpoint.check_processor(processor, checkpoint.channels_of(module))
     module = module.to(device).eval()
     if image_size is not None:
         module = checkpoint.at_size(module, processor, checkpoint.pair(image_size))
@@ -357,7 +349,7 @@ def load_model(
             f"{name!r} cannot run on the {shape[2]}×{shape[3]} pixels that its processor makes: {error}. Correct "
             "config.json or the processor file, or pass size= or image_size=."
         )
-    return Vit(module, processor, labels, name)
+    return Vit(module, processor, checkpoint.label_words(module), name)
 
 
 def _device(device):

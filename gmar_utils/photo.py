@@ -14,7 +14,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 PREPARED = "Values that a processor has prepared go into gmar_utils.explain(vit.model, pixel_values)."
 Picture = str | os.PathLike | Image.Image | np.ndarray | torch.Tensor  # as `read_photo` takes it
 Pictures = Picture | Iterable[Picture]
-Crop = tuple[int, int, int, int]  # top, left, height, width
 _CHECKED: dict[tuple, str | None] = {}  # (processor, size) → None, or why its geometry is not known
 
 
@@ -72,8 +71,7 @@ def read_photo(
         deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
         image = np.asarray(image) if deep or channels not in (1, 3) or 0 in image.size else image
     if not isinstance(image, Image.Image):
-        pixels = _array(image, channels, name)
-        pixels = pixels if pixels.dtype == np.uint8 else _to_8_bit(pixels.astype(np.float64), window, name)
+        pixels = _array(image, channels, window, name)
         if channels not in (1, 3):
             return pixels
         image = Image.fromarray(pixels)
@@ -106,17 +104,16 @@ def _open(path):
     return image
 
 
-def _array(image, channels, name) -> np.ndarray:
-    """Pixels (height, width[, channels]), channels last, of an array or a tensor."""
+def _array(image, channels, window, name) -> np.ndarray:
+    """Pixels (height, width[, channels]), channels last, uint8, of an array or a tensor."""
     if isinstance(image, torch.Tensor):
         image = image.detach().cpu()
-        if image.is_floating_point():
-            image = image.float()
-            if image.numel() and not (0 <= image.min() and image.max() <= 1):
-                raise ValueError(
-                    f"{name} is a tensor with values from {image.min():g} to {image.max():g}; a picture in a tensor "
-                    f"is uint8, or float in [0, 1]. {PREPARED}"
-                )
+        image = image.float() if image.is_floating_point() else image
+        if image.is_floating_point() and not ((image >= 0) & (image <= 1)).all():
+            raise ValueError(
+                f"{name} is a tensor with values from {image.min():g} to {image.max():g}; a picture in a tensor is "
+                f"uint8, or float in [0, 1]. {PREPARED}"
+            )
         image = image.movedim(0, -1) if image.ndim == 3 else image
     elif not hasattr(image, "__array__"):
         raise TypeError(f"A picture is a path, PIL image, array or tensor, got {type(image).__name__}.")
@@ -132,20 +129,17 @@ def _array(image, channels, name) -> np.ndarray:
         )
     if 0 in pixels.shape:
         raise ValueError(f"{name} has no pixels: its shape is {pixels.shape}.")
-    return pixels[..., 0] if pixels.shape[2] == 1 else pixels
-
-
-def _to_8_bit(pixels, window, name):
+    pixels = pixels[..., 0] if pixels.shape[2] == 1 else pixels
+    if pixels.dtype == np.uint8:
+        return pixels
+    pixels = pixels.astype(np.float64)
     if not np.isfinite(pixels).all():
         raise ValueError(f"{name} holds NaN or infinite values; replace them first.")
     low, high = (0.0, 1.0) if window is None else window
     if window is None and not (0 <= pixels.min() and pixels.max() <= 1):
         low, high = float(pixels.min()), float(pixels.max())
-        warnings.warn(
-            f"{name} has values from {low:g} to {high:g}; they are stretched from black to white. "
-            "Pass window=(low, high) to choose.",
-            stacklevel=4,
-        )
+        stretched = f"{name} has values from {low:g} to {high:g}; they are stretched from black to white."
+        warnings.warn(f"{stretched} Pass window=(low, high) to choose.", stacklevel=4)
     return (255 * ((pixels - low) / max(high - low, 1e-12)).clip(0, 1)).round().astype(np.uint8)
 
 
@@ -161,24 +155,23 @@ def prepare(processor: object, picture: np.ndarray) -> torch.Tensor:
     return torch.cat(single, 1).float()
 
 
-def resized_and_cropped(size: tuple[int, int], processor: object) -> tuple[tuple[int, int], Crop]:
+def resized_and_cropped(size: tuple[int, int], processor: object) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
     """What `processor` says it does with a photo of (height, width).
 
     Returns:
         The size it resizes to, and the crop (top, left, height, width) that it takes of that.
     """
-    height, width = size
-    target = getattr(processor, "do_resize", False) and processor.size or {}
+    scaled, target = size, getattr(processor, "do_resize", False) and processor.size or {}
     if edge := target.get("shortest_edge"):
         scale = edge / min(size)
-        height, width = int(height * scale + 1e-6), int(width * scale + 1e-6)
+        scaled = tuple(int(side * scale + 1e-6) for side in size)
     elif target.get("height") and target.get("width"):
-        height, width = target["height"], target["width"]
+        scaled = target["height"], target["width"]
     if not getattr(processor, "do_center_crop", False):
-        return (height, width), (0, 0, height, width)
-    crop = processor.crop_size
-    top, left = (height - crop["height"]) // 2, (width - crop["width"]) // 2
-    return (height, width), (top, left, crop["height"], crop["width"])
+        return scaled, (0, 0, *scaled)
+    cropped = processor.crop_size["height"], processor.crop_size["width"]
+    starts = ((full - side) // 2 for full, side in zip(scaled, cropped, strict=True))
+    return scaled, (*starts, *cropped)
 
 
 def check_geometry(size: tuple[int, int], processor: object) -> None:
@@ -246,9 +239,8 @@ def to_photo(maps: torch.Tensor, sizes: Sequence[tuple[int, int]], processor: ob
     results = []
     for single, size in zip(maps.detach().float().cpu(), sizes, strict=True):
         check_geometry(size, processor)
-        scaled, (top, left, crop_h, crop_w) = resized_and_cropped(size, processor)
-        rows = _weights(size[0], scaled[0], top, crop_h, single.shape[0])
-        columns = _weights(size[1], scaled[1], left, crop_w, single.shape[1])
+        scaled, crop = resized_and_cropped(size, processor)
+        rows, columns = map(_weights, size, scaled, crop[:2], crop[2:], single.shape)
         results.append(rows @ single @ columns.T)
     return results
 

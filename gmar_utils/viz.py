@@ -151,8 +151,7 @@ def forest(summary: "pd.DataFrame", ax: plt.Axes | None = None, *, xlabel: str =
     import seaborn.objects as so
 
     table = summary.rename(columns={"label": "method"}) if "method" not in summary else summary
-    missing = {"method", "mean", "low", "high"} - set(table)
-    if missing:
+    if missing := {"method", "mean", "low", "high"} - set(table):
         raise ValueError(f"forest needs the columns method, mean, low and high; {', '.join(sorted(missing))} missing.")
     names = sorted(table["method"].unique(), key=lambda n: (style(n).order, n))
     figure = ax.figure if ax else _figure(6, 0.34 * len(names) + 0.7)
