@@ -2,11 +2,9 @@
 
 import copy
 import inspect
-import math
 import os
 import re
 import warnings
-from collections import OrderedDict
 from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
@@ -128,8 +126,7 @@ def _some(keys):
 
 def check_weights(module: nn.Module, name: str) -> None:
     """ValueError when a weight is NaN or infinite."""
-    wrong = [k for k, v in module.named_parameters() if v.is_floating_point() and not v.isfinite().all()]
-    if wrong:
+    if wrong := [k for k, v in module.named_parameters() if v.is_floating_point() and not v.isfinite().all()]:
         raise ValueError(
             f"The weights of {name!r} hold NaN or infinite values ({_some(wrong)}): a training that diverged, or a "
             "conversion to float16 that overflowed."
@@ -175,15 +172,15 @@ def image_processor(
     from transformers import ViTImageProcessorPil
 
     channels = channels_of(module)
-    height, width = pair(size if size is not None else getattr(config, "image_size", None) or 224)
+    sides = pair(size if size is not None else getattr(config, "image_size", None) or 224)
     mean, std = (None if v is None else np.asarray(v, dtype=float).reshape(-1).tolist() for v in (mean, std))
     if mean is None or std is None:
         warnings.warn(
-            f"No processor file is used: pictures become {height}×{width} pixels, with mean {mean or 0.5} and standard "
-            f"deviation {std or 0.5}. If the model was trained otherwise, pass mean=, std= and size=, or processor=.",
+            f"No processor file is used: pictures become {sides[0]}×{sides[1]} pixels, with mean {mean or 0.5} and "
+            f"standard deviation {std or 0.5}. If that is not how the model was trained, pass mean=, std= and size=, or "
+            "processor=.",
             stacklevel=3,
         )
-    sides = {"height": height, "width": width}
     return ViTImageProcessorPil(size=sides, image_mean=mean or [0.5] * channels, image_std=std or [0.5] * channels)
 
 
@@ -200,8 +197,7 @@ def _saved_processor(source):
             return getattr(transformers, f"{named.removesuffix('Fast')}Pil").from_pretrained(source)
     except Exception as error:  # whatever a broken file makes its reader stumble over
         names = ("preprocessor_config.json", "processor_config.json")
-        files = [name for name in names if has_file(source, name, local_files_only=True)]
-        if not files:
+        if not (files := [name for name in names if has_file(source, name, local_files_only=True)]):
             return None
         raise ValueError(
             f"The processor file {files[0]!r} of {str(source)!r} is broken or of a kind that transformers "
@@ -220,7 +216,7 @@ def _timm_processor(cfg, img_size=None):
             f"{cfg.get('crop_mode')!r}. Pass mean=, std= and size=, or processor=."
         )
     return BitImageProcessorPil(
-        size={"shortest_edge": math.floor(height / (cfg.get("crop_pct") or 0.875))},
+        size={"shortest_edge": int(height / (cfg.get("crop_pct") or 0.875))},
         crop_size={"height": height, "width": width},
         resample=Image.Resampling[(cfg.get("interpolation") or "bicubic").upper()],
         image_mean=list(cfg["mean"]),
@@ -275,15 +271,13 @@ def at_size(module: nn.Module, processor: object, size: tuple[int, int]) -> nn.M
     shape, sides = (1, channels_of(module), *size), dict(zip(("height", "width"), size, strict=True))
     check_fits(module, shape, next(module.parameters()).device)  # before a picture is prepared at this size
     if getattr(processor, "do_center_crop", False):
-        if edge := processor.size.get("shortest_edge"):
-            processor.size = {"shortest_edge": round(edge * min(size) / processor.crop_size["height"])}
-        elif processor.size.get("height"):
-            processor.size = {k: round(processor.size[k] * side / processor.crop_size[k]) for k, side in sides.items()}
+        crop, known = processor.crop_size, {k: v for k, v in dict(processor.size).items() if v}
+        processor.size = {k: round(v * sides.get(k, min(size)) / crop.get(k, crop["height"])) for k, v in known.items()}
         processor.crop_size = sides
     else:
         processor.size = sides
     prepared = check_processor(processor, shape[1])
-    if tuple(prepared) != shape:
+    if prepared != shape:
         raise ValueError(
             f"{type(processor).__name__} cannot be set to {size[0]}×{size[1]} pixels; it makes {tuple(prepared[2:])}. "
             "Pass mean=, std= and size=, or a processor for this size."
@@ -298,7 +292,7 @@ def at_size(module: nn.Module, processor: object, size: tuple[int, int]) -> nn.M
         raise ValueError(f"{type(module).__name__} cannot run at {size[0]}×{size[1]} pixels: {reason}")
     twin = copy.copy(module)
     for hooks in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
-        setattr(twin, hooks, OrderedDict(getattr(module, hooks)))
+        setattr(twin, hooks, getattr(module, hooks).copy())
     twin.register_forward_pre_hook(lambda _, args, kwargs: (args, asked | kwargs), with_kwargs=True)
     return twin
 

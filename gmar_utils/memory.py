@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -21,11 +22,9 @@ def available(device: torch.device) -> int:
 
     limits = [psutil.virtual_memory().available]
     for names in _LIMITS:
-        try:
+        with suppress(OSError, ValueError):  # no such limit
             allowed, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in names)
             limits.append(allowed - used)
-        except (OSError, ValueError):  # no such limit
-            pass
     process = psutil.Process()
     if hasattr(process, "rlimit"):
         ceiling = process.rlimit(psutil.RLIMIT_AS)[0]

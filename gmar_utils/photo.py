@@ -1,6 +1,5 @@
 """Photos in, maps back: reading pictures of every kind, what a processor does to them, and the way back."""
 
-import math
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,8 +37,7 @@ def as_list(images: Pictures) -> list:
             f"Expected a picture (path, PIL image, array or tensor) or several of them, got {type(images).__name__}. "
             f"{PREPARED}"
         )
-    found = list(images)
-    if not found:
+    if not (found := list(images)):
         raise ValueError("Expected at least one picture, got an empty list.")
     return found
 
@@ -88,7 +86,7 @@ def _open(path):
         raise ValueError(f"{str(path)!r} is a folder, not a picture.")
     try:
         image = Image.open(path)
-        if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+        if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
             raise Image.DecompressionBombError
         image.load()
     except Image.DecompressionBombError:
