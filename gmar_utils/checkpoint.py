@@ -177,8 +177,7 @@ def image_processor(
     if mean is None or std is None:
         warnings.warn(
             f"No processor file is used: pictures become {sides[0]}×{sides[1]} pixels, with mean {mean or 0.5} and "
-            f"standard deviation {std or 0.5}. If that is not how the model was trained, pass mean=, std= and size=, or "
-            "processor=.",
+            f"standard deviation {std or 0.5}. If it was trained otherwise, pass mean=, std= and size=, or processor=.",
             stacklevel=3,
         )
     return ViTImageProcessorPil(size=sides, image_mean=mean or [0.5] * channels, image_std=std or [0.5] * channels)

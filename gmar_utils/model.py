@@ -15,6 +15,7 @@ from .capture import probability, trace
 from .capture.checks import check_whole
 from .capture.layout import logits_of
 from .capture.target import parse_target
+from .checkpoint import bundled
 from .explanation import Explanation
 from .memory import check_fits
 from .methods.registry import METHODS, bind, in_batches, patch_scores, registered, scaled
@@ -334,7 +335,7 @@ def load_model(
     elif isinstance(model, str | os.PathLike) and str(model).strip():
         name, source, module = str(model), checkpoint.located(model), checkpoint.pretrained(model)
     else:
-        names = ", ".join(checkpoint.bundled())
+        names = ", ".join(bundled())
         raise TypeError(f"A model is a bundled name ({names}), a folder, a hub id or a module; got {model!r}.")
     checkpoint.check_weights(module, name)
     if processor is None:

@@ -18,7 +18,7 @@ def main(args: argparse.Namespace) -> int:
 
     from .. import METHODS, __version__, load_model, trace
     from ..capture.layout import model_type
-    from ..checkpoint import bundled
+    from ..model import bundled
 
     say(f"gmar_utils {__version__}, torch {torch.__version__}, transformers {transformers.__version__}")
     say(f"device: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'}")

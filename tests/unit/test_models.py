@@ -8,7 +8,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, ViTImageProcessorPil
 
 from gmar_utils import explain, load_model, trace
-from gmar_utils.checkpoint import bundled
+from gmar_utils.model import bundled
 from gmar_utils.photo import resized_and_cropped
 
 BUNDLED = bundled()
