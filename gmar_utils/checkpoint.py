@@ -98,13 +98,9 @@ def _check_complete(module, info, name, new_head, cut):
             f"{name!r} has no trained classification head ({_some(untrained)} missing). Take a fine-tuned checkpoint, "
             "such as facebook/dinov2-small-imagenet1k-1-layer, or fine-tune one: gmar finetune."
         )
-    wrong = [
-        f"{k} is {tuple(there)} in the file, {tuple(here)} by config.json"
-        for k, there, here in info["mismatched_keys"]
-        if not spared.search(k)
-    ]
-    if wrong:
-        raise ValueError(f"config.json and the weights of {name!r} do not fit each other: {_some(wrong)}.")
+    if wrong := [found for found in info["mismatched_keys"] if not spared.search(found[0])]:
+        sizes = [f"{k} is {tuple(there)} in the file, {tuple(here)} by config.json" for k, there, here in wrong]
+        raise ValueError(f"config.json and the weights of {name!r} do not fit each other: {_some(sizes)}.")
     if missing:
         raise ValueError(
             f"The weights of {name!r} are not complete: {_some(missing)} missing, which would be random numbers. "
@@ -275,8 +271,7 @@ def at_size(module: nn.Module, processor: object, size: tuple[int, int]) -> nn.M
         processor.crop_size = sides
     else:
         processor.size = sides
-    prepared = check_processor(processor, shape[1])
-    if prepared != shape:
+    if (prepared := check_processor(processor, shape[1])) != shape:
         raise ValueError(
             f"{type(processor).__name__} cannot be set to {size[0]}×{size[1]} pixels; it makes {tuple(prepared[2:])}. "
             "Pass mean=, std= and size=, or a processor for this size."

@@ -26,10 +26,8 @@ def available(device: torch.device) -> int:
             allowed, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in names)
             limits.append(allowed - used)
     process = psutil.Process()
-    if hasattr(process, "rlimit"):
-        ceiling = process.rlimit(psutil.RLIMIT_AS)[0]
-        if ceiling != psutil.RLIM_INFINITY:
-            limits.append(ceiling - process.memory_info().vms)
+    if hasattr(process, "rlimit") and (ceiling := process.rlimit(psutil.RLIMIT_AS)[0]) != psutil.RLIM_INFINITY:
+        limits.append(ceiling - process.memory_info().vms)
     return max(0, min(limits))
 
 

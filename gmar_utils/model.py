@@ -129,8 +129,7 @@ class Vit:
             if found:
                 which = ", ".join(f"{i} ({self.labels[i]})" for i in found[:5])
                 raise ValueError(f"{len(found)} classes have the label {word!r}: {which}. Pass one of the numbers.")
-            number = text.removeprefix("-")
-            if not (number.isascii() and number.isdecimal()):
+            if not text.removeprefix("-").encode().isdigit():  # of bytes: the digits 0 to 9 alone
                 near = [w for w in ids if text in w] or difflib.get_close_matches(text, ids, 3, 0.75)
                 near = list(dict.fromkeys(self.label(i) for w in near for i in sorted(ids[w])))[:5] if text else []
                 hint = f"near it: {', '.join(near)}" if near else "all of them: .labels, or gmar info MODEL"

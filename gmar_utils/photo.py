@@ -95,8 +95,8 @@ def _open(path):
             "of memory. Scale it down, or raise PIL.Image.MAX_IMAGE_PIXELS in Python."
         ) from None
     except UnidentifiedImageError:
-        why = "not a picture in a format that Pillow reads" if path.stat().st_size else "empty (0 bytes)"
-        raise ValueError(f"{str(path)!r} is {why}; copy or download it again.") from None
+        why = "not a picture in a format that Pillow reads" if path.stat().st_size else "empty (0 bytes); copy it again"
+        raise ValueError(f"{str(path)!r} is {why}.") from None
     except Exception as error:  # a damaged file ends in whatever its decoder stumbles over
         raise ValueError(f"{str(path)!r} is damaged or cut short ({error}); copy or download it again.") from None
     return image
