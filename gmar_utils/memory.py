@@ -41,10 +41,10 @@ def attention_bytes(model: nn.Module, shape: Sequence[int]) -> int | None:
             patch, layers, heads = config.patch_size, config.num_hidden_layers, config.num_attention_heads
         else:  # timm
             patch, layers, heads = inner.patch_embed.patch_size, len(inner.blocks), inner.blocks[0].attn.num_heads
-    except AttributeError:
+        rows, columns = (patch, patch) if isinstance(patch, int) else patch
+        return 4 * shape[0] * layers * int(heads) * (shape[-2] // rows * (shape[-1] // columns)) ** 2
+    except (AttributeError, TypeError):  # it has no such thing, or a list of them, one for each stage
         return None
-    rows, columns = (patch, patch) if isinstance(patch, int) else patch
-    return 4 * shape[0] * layers * heads * (shape[-2] // rows * (shape[-1] // columns)) ** 2
 
 
 def check_fits(model: nn.Module, shape: Sequence[int], device: torch.device) -> None:
