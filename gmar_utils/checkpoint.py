@@ -2,20 +2,17 @@
 
 import copy
 import inspect
-import math
-import operator
 import os
 import re
 import warnings
-from collections import OrderedDict
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
-from torch.func import functional_call
 
 from .capture.layout import logits_of, uncompiled, unwrap, vision_config
 from .memory import check_fits
@@ -23,7 +20,6 @@ from .photo import prepare
 from .prompts import TOWERS, ZeroShot
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
-PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 def bundled() -> list[str]:
@@ -73,21 +69,19 @@ def pretrained(name: str | os.PathLike, *, new_head: bool = False, **options: ob
         if local:
             raise OSError(f"The folder {name!r} could not be loaded ({type(error).__name__}): {reason}") from None
         reason = "the hub is out of reach and no copy is cached" if offline else reason
-        raise OSError(
-            f"{name!r} is not a bundled model ({', '.join(bundled())}) nor a local folder, and as a hub id: {reason}."
-        ) from None
+        there = ", ".join(bundled())
+        raise OSError(f"{name!r} is not a bundled model ({there}) nor a folder, and as a hub id: {reason}.") from None
     _check_complete(module, info, name, new_head, cut="num_hidden_layers" in options)
     return ZeroShot(module.eval(), tokenizer) if prompted else module
 
 
 def _hub_answers(name):
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub import HfApi, errors
 
     try:
         HfApi().model_info(name, timeout=10)
     except Exception as error:  # no such model: let transformers say it; else no network, no proxy, a timeout
-        return isinstance(error, HfHubHTTPError | HFValidationError)
+        return isinstance(error, errors.HfHubHTTPError | errors.HFValidationError)
     return True
 
 
@@ -96,30 +90,24 @@ def _reason(error):
 
 
 def _check_complete(module, info, name, new_head, cut):
-    def of_head(key):
-        return "classifier" in key or "head" in key
-
-    missing = {k for k in info["missing_keys"] if not (new_head and of_head(k))}
-    if any(of_head(k) for k in missing):
+    # a mask token is read in training alone; a head that is to be trained may be random
+    spared = re.compile("mask_token|classifier|head" if new_head else "mask_token")
+    missing = [k for k in info["missing_keys"] if not spared.search(k)]
+    if untrained := [k for k in missing if "classifier" in k or "head" in k]:
         raise ValueError(
-            f"{name!r} has no trained classification head ({_some(k for k in missing if of_head(k))} missing). Take a "
-            "fine-tuned checkpoint, such as facebook/dinov2-small-imagenet1k-1-layer, or fine-tune one: gmar finetune."
+            f"{name!r} has no trained classification head ({_some(untrained)} missing). Take a fine-tuned checkpoint, "
+            "such as facebook/dinov2-small-imagenet1k-1-layer, or fine-tune one: gmar finetune."
         )
-    wrong = {
-        f"{k} is {tuple(there)} in the file, {tuple(here)} by config.json"
-        for k, there, here in info["mismatched_keys"]
-        if not (new_head and of_head(k))
-    }
-    if wrong:
-        raise ValueError(f"config.json and the weights of {name!r} do not fit each other: {_some(wrong)}.")
-    if missing and (type(module).__name__ in TOWERS or not _unused(module, missing)):
+    if wrong := [found for found in info["mismatched_keys"] if not spared.search(found[0])]:
+        sizes = [f"{k} is {tuple(there)} in the file, {tuple(here)} by config.json" for k, there, here in wrong]
+        raise ValueError(f"config.json and the weights of {name!r} do not fit each other: {_some(sizes)}.")
+    if missing:
         raise ValueError(
             f"The weights of {name!r} are not complete: {_some(missing)} missing, which would be random numbers. "
             "Save the model again with save_pretrained, or correct the keys or config.json."
         )
-    pattern = re.compile(r"\d+")
-    known = {pattern.sub("#", key) for key in module.state_dict()}
-    more = {k for k in info["unexpected_keys"] if pattern.sub("#", k) in known}
+    known = {re.sub(r"\d+", "#", key) for key in module.state_dict()}
+    more = [k for k in info["unexpected_keys"] if re.sub(r"\d+", "#", k) in known]
     if more and not cut:
         raise ValueError(
             f"The file of {name!r} holds more layers than its config.json counts: {_some(more)} would be left out. "
@@ -132,19 +120,9 @@ def _some(keys):
     return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 
 
-def _unused(module, missing):
-    """Whether the logits do not depend on the parameters `missing`: as NaN, they leave no trace in them."""
-    size = getattr(vision_config(module), "image_size", None) or 224
-    x = torch.zeros(1, channels_of(module), *pair(size))
-    lost = {k: torch.full_like(v, torch.nan) for k, v in module.state_dict().items() if k in missing}
-    with torch.inference_mode():
-        return bool(logits_of(functional_call(module.eval(), lost, (x,))).isfinite().all())
-
-
 def check_weights(module: nn.Module, name: str) -> None:
     """ValueError when a weight is NaN or infinite."""
-    wrong = [k for k, v in module.named_parameters() if v.is_floating_point() and not v.isfinite().all()]
-    if wrong:
+    if wrong := [k for k, v in module.named_parameters() if v.is_floating_point() and not v.isfinite().all()]:
         raise ValueError(
             f"The weights of {name!r} hold NaN or infinite values ({_some(wrong)}): a training that diverged, or a "
             "conversion to float16 that overflowed."
@@ -153,9 +131,8 @@ def check_weights(module: nn.Module, name: str) -> None:
 
 def channels_of(module: nn.Module) -> int:
     """Input channels, by the configuration or else by the first convolution; 3 when neither says."""
-    channels = getattr(vision_config(module), "num_channels", None)
     convolutions = (m.in_channels for m in module.modules() if isinstance(m, nn.Conv2d))
-    return next(convolutions, 3) if channels is None else channels
+    return getattr(vision_config(module), "num_channels", None) or next(convolutions, 3)
 
 
 def label_words(module: nn.Module) -> list[str]:
@@ -183,44 +160,39 @@ def image_processor(
     """The checkpoint's own processor on the PIL path; or one made of mean, std and size, and for what is not given of
     the configuration, 0.5 and 0.5, with a warning. mean, std: per channel; size: pixels, or (height, width)."""
     config = vision_config(module)
-    nothing_given = mean is None and std is None and size is None
-    timm_cfg = getattr(config, "pretrained_cfg", None) or getattr(unwrap(module), "pretrained_cfg", None)
-    if nothing_given and timm_cfg:
-        return _timm_processor(timm_cfg, getattr(getattr(unwrap(module), "patch_embed", None), "img_size", None))
-    if nothing_given and source is not None and (found := _saved_processor(source)) is not None:
-        return found
+    if mean is None and std is None and size is None:
+        if cfg := getattr(config, "pretrained_cfg", None) or getattr(unwrap(module), "pretrained_cfg", None):
+            return _timm_processor(cfg, getattr(getattr(unwrap(module), "patch_embed", None), "img_size", None))
+        if source is not None and (found := _saved_processor(source)) is not None:
+            return found
     from transformers import ViTImageProcessorPil
 
     channels = channels_of(module)
-    height, width = pair(size if size is not None else getattr(config, "image_size", None) or 224)
+    sides = pair(size if size is not None else getattr(config, "image_size", None) or 224)
     mean, std = (None if v is None else np.asarray(v, dtype=float).reshape(-1).tolist() for v in (mean, std))
     if mean is None or std is None:
         warnings.warn(
-            f"{'No processor file: pictures' if nothing_given else 'Pictures'} are resized to {height}×{width} and "
-            f"normalised with mean {mean or 0.5} and standard deviation {std or 0.5}. If the model was trained "
-            "otherwise, pass mean=, std= and size=, or processor=.",
+            f"No processor file is used: pictures become {sides[0]}×{sides[1]} pixels, with mean {mean or 0.5} and "
+            f"standard deviation {std or 0.5}. If it was trained otherwise, pass mean=, std= and size=, or processor=.",
             stacklevel=3,
         )
-    sides = {"height": height, "width": width}
     return ViTImageProcessorPil(size=sides, image_mean=mean or [0.5] * channels, image_std=std or [0.5] * channels)
 
 
 def _saved_processor(source):
     """The processor of a folder or hub id; None where there is no file of one."""
     import transformers
-    from transformers.utils import has_file, is_torchvision_available
+    from transformers.utils import has_file
 
     try:
         try:
             return transformers.AutoImageProcessor.from_pretrained(source, backend="pil")
         except ImportError:  # older releases open no processor by this door without torchvision, which none needs here
-            if is_torchvision_available():
-                raise
             named = transformers.BaseImageProcessor.get_image_processor_dict(source)[0]["image_processor_type"]
             return getattr(transformers, f"{named.removesuffix('Fast')}Pil").from_pretrained(source)
     except Exception as error:  # whatever a broken file makes its reader stumble over
-        files = [name for name in PROCESSOR_FILES if has_file(source, name, local_files_only=True)]
-        if not files:
+        names = ("preprocessor_config.json", "processor_config.json")
+        if not (files := [name for name in names if has_file(source, name, local_files_only=True)]):
             return None
         raise ValueError(
             f"The processor file {files[0]!r} of {str(source)!r} is broken or of a kind that transformers "
@@ -239,7 +211,7 @@ def _timm_processor(cfg, img_size=None):
             f"{cfg.get('crop_mode')!r}. Pass mean=, std= and size=, or processor=."
         )
     return BitImageProcessorPil(
-        size={"shortest_edge": math.floor(height / (cfg.get("crop_pct") or 0.875))},
+        size={"shortest_edge": int(height / (cfg.get("crop_pct") or 0.875))},
         crop_size={"height": height, "width": width},
         resample=Image.Resampling[(cfg.get("interpolation") or "bicubic").upper()],
         image_mean=list(cfg["mean"]),
@@ -291,68 +263,50 @@ def at_size(module: nn.Module, processor: object, size: tuple[int, int]) -> nn.M
 
     The copy is of the same class and shares every weight and submodule. It differs by one hook, which asks the forward
     pass for interpolated position embeddings, so that maps and metrics need no extra argument."""
-    height, width = size
-    shape, device = (1, channels_of(module), height, width), next(module.parameters()).device
-    check_fits(module, shape, device)
-    sides = {"height": height, "width": width}
+    shape, sides = (1, channels_of(module), *size), dict(zip(("height", "width"), size, strict=True))
+    check_fits(module, shape, next(module.parameters()).device)  # before a picture is prepared at this size
     if getattr(processor, "do_center_crop", False):
-        if edge := processor.size.get("shortest_edge"):
-            processor.size = {"shortest_edge": round(edge * min(size) / processor.crop_size["height"])}
-        elif processor.size.get("height"):
-            processor.size = {k: round(processor.size[k] * side / processor.crop_size[k]) for k, side in sides.items()}
+        crop, known = processor.crop_size, {k: v for k, v in dict(processor.size).items() if v}
+        processor.size = {k: round(v * sides.get(k, min(size)) / crop.get(k, crop["height"])) for k, v in known.items()}
         processor.crop_size = sides
     else:
         processor.size = sides
-    prepared = check_processor(processor, shape[1])
-    if tuple(prepared) != shape:
+    if (prepared := check_processor(processor, shape[1])) != shape:
         raise ValueError(
-            f"{type(processor).__name__} cannot be set to {height}×{width} pixels; it makes {tuple(prepared[2:])}. "
+            f"{type(processor).__name__} cannot be set to {size[0]}×{size[1]} pixels; it makes {tuple(prepared[2:])}. "
             "Pass mean=, std= and size=, or a processor for this size."
         )
     asked = {"interpolate_pos_encoding": True}
     by_name = "interpolate_pos_encoding" in inspect.signature(uncompiled(module).forward).parameters
-    if not by_name and (plain := failure(module, shape)) is None:
+    plain = "not asked" if by_name else failure(module, shape)
+    if plain is None:
         return module
     if (reason := failure(module, shape, **asked)) is not None:
         reason = reason if by_name else plain
-        raise ValueError(f"{type(module).__name__} cannot run at {height}×{width} pixels: {reason}")
+        raise ValueError(f"{type(module).__name__} cannot run at {size[0]}×{size[1]} pixels: {reason}")
     twin = copy.copy(module)
     for hooks in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"):
-        setattr(twin, hooks, OrderedDict(getattr(module, hooks)))
+        setattr(twin, hooks, getattr(module, hooks).copy())
     twin.register_forward_pre_hook(lambda _, args, kwargs: (args, asked | kwargs), with_kwargs=True)
     return twin
 
 
 def failure(module: nn.Module, shape: Sequence[int], **given: object) -> str | None:
-    """Why the model cannot run on pixel values of `shape`; None when it can. A model of transformers is first asked on
-    tensors without data, which costs nothing at any size. given: more arguments of its forward pass."""
-    from transformers import PreTrainedModel
-
+    """Why the model cannot run on pixel values of `shape`; None when it can. given: more arguments of its forward."""
     module = uncompiled(module)
-    here, dtype = next(module.parameters()).device, next(module.parameters()).dtype
-    weights, devices = {}, [here]
-    if isinstance(module, PreTrainedModel):
-        named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
-        weights, devices = {k: torch.empty_like(v, device="meta") for k, v in named}, ["meta", here]
-    reason = None
-    for device in devices:  # a part that is no parameter has data on its own device: then only the true pass can tell
-        try:
-            x = torch.zeros(shape, device=device, dtype=dtype)
-            with torch.no_grad():
-                logits_of(functional_call(module, weights if device == "meta" else {}, (x,), given))
-            return None
-        except Exception as error:  # whatever the model stumbles over
-            reason = " ".join(str(error).split()) or type(error).__name__
-    return reason
+    weight = next(module.parameters())
+    check_fits(module, shape, weight.device)
+    try:
+        with torch.no_grad():
+            logits_of(module(torch.zeros(shape, device=weight.device, dtype=weight.dtype), **given))
+    except Exception as error:  # whatever the model stumbles over
+        return _reason(error)
+    return None
 
 
 def pair(size: object) -> tuple[int, int]:
     """(height, width) of one number for both or two; ValueError unless they are whole and at least 1."""
-    try:
-        sides = (size, size) if not isinstance(size, list | tuple) else tuple(size)
-        height, width = (operator.index(side) for side in sides)
-    except (TypeError, ValueError):
-        height = width = 0
-    if min(height, width) < 1:
+    sides = size if isinstance(size, list | tuple) else (size, size)
+    if len(sides) != 2 or not all(isinstance(side, Integral) and side >= 1 for side in sides):
         raise ValueError(f"A size is a whole number of pixels, or (height, width), of at least 1; got {size!r}.")
-    return height, width
+    return int(sides[0]), int(sides[1])

@@ -87,8 +87,8 @@ class Explanation:
 
         from . import viz
 
-        title = viz.title_of(self.method)
-        viz.grid([self.photo], {title: [self.on_photo]}, [self.heading], width=3.2, signed=self.signed)
+        maps = {viz.title_of(self.method): [self.on_photo]}
+        viz.grid([self.photo], maps, [self.heading], width=3.2, signed=self.signed)
         plt.show()
 
     def save(self, path: str | os.PathLike) -> None:

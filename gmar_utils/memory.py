@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -21,16 +22,12 @@ def available(device: torch.device) -> int:
 
     limits = [psutil.virtual_memory().available]
     for names in _LIMITS:
-        try:
+        with suppress(OSError, ValueError):  # no such limit
             allowed, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in names)
             limits.append(allowed - used)
-        except (OSError, ValueError):  # no such limit
-            pass
     process = psutil.Process()
-    if hasattr(process, "rlimit"):
-        ceiling = process.rlimit(psutil.RLIMIT_AS)[0]
-        if ceiling != psutil.RLIM_INFINITY:
-            limits.append(ceiling - process.memory_info().vms)
+    if hasattr(process, "rlimit") and (ceiling := process.rlimit(psutil.RLIMIT_AS)[0]) != psutil.RLIM_INFINITY:
+        limits.append(ceiling - process.memory_info().vms)
     return max(0, min(limits))
 
 
@@ -38,19 +35,16 @@ def attention_bytes(model: nn.Module, shape: Sequence[int]) -> int | None:
     """4·B·L·H·N², what the attention of pixel values of `shape` (B, channels, height, width) takes in float32.
 
     None for a model that does not say its layers, heads and patch size."""
-    config = vision_config(model)
-    patch, layers, heads = (
-        getattr(config, name, None) for name in ("patch_size", "num_hidden_layers", "num_attention_heads")
-    )
-    blocks = getattr(unwrap(model), "blocks", None)
-    if heads is None and blocks:  # timm
-        patch = getattr(getattr(unwrap(model), "patch_embed", None), "patch_size", None)
-        layers, heads = len(blocks), getattr(getattr(blocks[0], "attn", None), "num_heads", None)
-    patch = (patch, patch) if isinstance(patch, int) else patch
-    if not (patch and layers and heads):
+    config, inner = vision_config(model), unwrap(model)
+    try:
+        if hasattr(config, "num_attention_heads"):
+            patch, layers, heads = config.patch_size, config.num_hidden_layers, config.num_attention_heads
+        else:  # timm
+            patch, layers, heads = inner.patch_embed.patch_size, len(inner.blocks), inner.blocks[0].attn.num_heads
+        rows, columns = (patch, patch) if isinstance(patch, int) else patch
+        return 4 * shape[0] * layers * int(heads) * (shape[-2] // rows * (shape[-1] // columns)) ** 2
+    except (AttributeError, TypeError):  # it has no such thing, or a list of them, one for each stage
         return None
-    tokens = math.prod(side // p for side, p in zip(shape[-2:], patch, strict=True))
-    return 4 * shape[0] * layers * heads * tokens**2
 
 
 def check_fits(model: nn.Module, shape: Sequence[int], device: torch.device) -> None:

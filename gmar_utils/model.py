@@ -4,8 +4,6 @@ import difflib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +14,7 @@ from . import checkpoint
 from .capture import probability, trace
 from .capture.checks import check_whole
 from .capture.layout import logits_of
+from .capture.target import parse_target
 from .checkpoint import bundled
 from .explanation import Explanation
 from .memory import check_fits
@@ -63,19 +62,18 @@ class Vit:
             ValueError, TypeError, FileNotFoundError: For what is no picture, naming it.
         """
         prepared = self._prepared([read_photo(i, self.channels, window) for i in as_list(images)])
-        if len({p.shape for p in prepared}) > 1:
+        shapes = sorted({f"{p.shape[2]}×{p.shape[3]}" for p in prepared})
+        if len(shapes) > 1:
             raise ValueError(
-                "The processor makes values of different shapes of these photos "
-                f"({', '.join(sorted({str(tuple(p.shape[2:])) for p in prepared}))}), which are no batch. Pass one at "
-                "a time, or explain() with the whole list."
+                f"The processor makes values of different shapes of these photos ({', '.join(shapes)}), which are no "
+                "batch. Pass one at a time, or explain() with the whole list."
             )
         return torch.cat(prepared)
 
     def _prepared(self, photos) -> list[torch.Tensor]:
         """Pixel values (1, channels, h, w) of each photo."""
-        pictures = [np.atleast_3d(photo) for photo in photos]
-        dtype = next(self.model.parameters()).dtype
-        return [prepare(self.processor, picture).to(self.device, dtype) for picture in pictures]
+        weight = next(self.model.parameters())
+        return [prepare(self.processor, np.atleast_3d(photo)).to(weight) for photo in photos]
 
     def to_photo(self, maps: torch.Tensor, images: Pictures) -> list[torch.Tensor]:
         """Maps (B, r, c) → B tensors (height, width), float32, on each photo's own pixels; NaN outside the crop.
@@ -124,14 +122,18 @@ class Vit:
             IndexError: For a number outside of the model's classes.
         """
         if isinstance(word, str):
-            text = word.strip().lower()
-            words = [[w.strip().lower() for w in self._words(i)] for i in range(len(self.labels))]
-            found = [i for i, w in enumerate(words) if text in (*w, self.labels[i].lower())]
+            text, ids = word.strip().lower(), self._ids()
+            found = sorted(ids.get(text, ()))
             if len(found) == 1:
                 return found[0]
-            number = text.removeprefix("-")
-            if found or not (number.isascii() and number.isdecimal()):
-                raise ValueError(self._no_label(word, found))
+            if found:
+                which = ", ".join(f"{i} ({self.labels[i]})" for i in found[:5])
+                raise ValueError(f"{len(found)} classes have the label {word!r}: {which}. Pass one of the numbers.")
+            if not text.removeprefix("-").encode().isdigit():  # of bytes: the digits 0 to 9 alone
+                near = [w for w in ids if text in w] or difflib.get_close_matches(text, ids, 3, 0.75)
+                near = list(dict.fromkeys(self.label(i) for w in near for i in sorted(ids[w])))[:5] if text else []
+                hint = f"near it: {', '.join(near)}" if near else "all of them: .labels, or gmar info MODEL"
+                raise ValueError(f"The model has no label {word!r}; {hint}.")
             word = int(text)
         elif isinstance(word, bool) or not hasattr(word, "__index__"):
             raise TypeError(f"A class is a label word or a whole number, got {word!r}.")
@@ -141,16 +143,13 @@ class Vit:
             raise IndexError(f"target {word} is outside the model's classes 0 to {top}.")
         return word
 
-    def _no_label(self, word, found):
-        if found:
-            which = ", ".join(f"{i} ({self.labels[i]})" for i in found[:5])
-            return f"{len(found)} classes have the label {word!r}: {which}. Pass one of the numbers."
-        near = [self.label(i) for i, text in enumerate(self.labels) if word.strip().lower() in text.lower()][:5]
-        if not near:
-            by_word = {w.strip().lower(): i for i in range(len(self.labels)) for w in self._words(i)}
-            near = [self.label(by_word[w]) for w in difflib.get_close_matches(word.lower(), by_word, 3, 0.75)]
-        hint = f"near it: {', '.join(near)}" if near and word.strip() else "all of them: .labels, or gmar info MODEL"
-        return f"The model has no label {word!r}; {hint}."
+    def _ids(self) -> dict[str, set[int]]:
+        """{word in lower case: the classes that have it}; a whole label is a word, too."""
+        ids = {}
+        for i, label in enumerate(self.labels):
+            for word in (label, *self._words(i)):
+                ids.setdefault(word.strip().lower(), set()).add(i)
+        return ids
 
     # --- what it says, and why
 
@@ -174,23 +173,22 @@ class Vit:
         self = self.prompted()
         images = as_list(images)
         photos = [read_photo(i, self.channels, window) for i in images]
-        rows = [[] for _ in photos]
 
-        def predicted(values, at):
+        def answered(values, at):
             with torch.inference_mode():
-                logits = logits_of(self.model(values)).float()
-            self._check(logits)
-            scores = torch.cat([-logits, logits], 1) if logits.shape[1] == 1 else logits  # one logit, two classes
-            ids = scores.topk(min(top, scores.shape[1])).indices
-            for i, chosen, row in zip(at, ids, logits, strict=True):
-                shown = self._probability(row.expand(len(chosen), -1), chosen)
-                file = str(images[i]) if isinstance(images[i], str | os.PathLike) else f"picture {i}"
-                ranked = enumerate(zip(chosen.tolist(), shown, strict=True), 1)
-                rows[i] = [(file, rank, self.label(k), k, p) for rank, (k, p) in ranked]
+                return list(logits_of(self.model(values)).float())
 
-        self._in_batches(photos, batch_size, predicted)
-        table = pd.DataFrame(sum(rows, []), columns=["file", "rank", "label", "class_id", "probability"])
-        return table.astype({"probability": float})
+        logits = torch.stack(self._in_batches(photos, batch_size, answered))
+        self._check(logits)
+        scores = torch.cat([-logits, logits], 1) if logits.shape[1] == 1 else logits  # one logit, two classes
+        ids, rows = scores.topk(min(top, scores.shape[1])).indices, []
+        for i, (image, chosen, row) in enumerate(zip(images, ids, logits, strict=True)):
+            shown = self._probability(row.expand(len(chosen), -1), chosen)
+            file = str(image) if isinstance(image, str | os.PathLike) else f"picture {i}"
+            ranked = enumerate(zip(chosen.tolist(), shown, strict=True), 1)
+            rows += [(file, rank, self.label(k), k, p) for rank, (k, p) in ranked]
+        columns = ["file", "rank", "label", "class_id", "probability"]
+        return pd.DataFrame(rows, columns=columns).astype({"probability": float})
 
     def explain(
         self,
@@ -230,53 +228,49 @@ class Vit:
         known, own = METHODS.get(method) if isinstance(method, str) else registered(method), dict(options)
         signed = (known is None or known.signed) and bool(own.pop("signed", False))
         function = bind(method, **own)
-        name = known.name if known else _named(function)
-        given = _arguments(function) | options
+        name = known.name if known else getattr(function.func, "__name__", type(function.func).__name__)
         photos = [read_photo(i, self.channels, window) for i in as_list(images)]
         targets = self._targets(target, len(photos))
-        results = [None] * len(photos)
 
         def explained(values, at):
-            wanted = [targets[i] for i in at] if isinstance(targets, list) else targets
+            wanted = targets[at] if isinstance(targets, torch.Tensor) else targets
             gradients = known is None or known.class_aware
             seen = trace(self.model, values, wanted, prefix_tokens, grid, gradients=gradients, lazy=True)
             maps = scaled(patch_scores(name, function, seen), known, signed)
             self._check(seen.logits, seen.grid)
             large = scaled(resize(maps, values.shape[-2:]), signed=signed)
-            sure = self._probability(seen.logits, seen.target)
+            sure, results = self._probability(seen.logits, seen.target), []
             found = zip(at, seen.target.tolist(), sure, maps.cpu(), large.cpu(), strict=True)
             for i, k, share, patches, at_input in found:
                 pair = targets if isinstance(targets, tuple) else (k,)
                 label = " rather than ".join(map(self.label, pair))
-                about = targets if len(pair) == 2 else k, label, share, name, given, signed
-                results[i] = Explanation(patches, _displayed(photos[i]), *about, at_input, self.processor)
+                about = targets if len(pair) == 2 else k, label, share, name, function.keywords | options, signed
+                photo = photos[i] if isinstance(photos[i], Image.Image) else Image.fromarray(photos[i][..., 0])
+                results.append(Explanation(patches, photo, *about, at_input, self.processor))
+            return results
 
-        self._in_batches(photos, batch_size, explained)
+        results = self._in_batches(photos, batch_size, explained)
         return results[0] if is_one(images) else results
 
     def _in_batches(self, photos, batch_size, function):
-        """Calls function(pixel values, positions); photos that the processor makes of one shape go together."""
-        by_shape = {}
-        for i, values in enumerate(self._prepared(photos)):
+        """function(pixel values, positions) gives a list; together the results for the photos, in their order. Photos
+        that the processor makes of one shape go together."""
+        prepared, by_shape, results = self._prepared(photos), {}, {}
+        for i, values in enumerate(prepared):
             check_fits(self.model, values.shape, self.device)
-            by_shape.setdefault(values.shape, []).append((values, i))
-        for found in by_shape.values():
-            values, at = torch.cat([v for v, _ in found]), [i for _, i in found]
-            in_batches(lambda part, v=values, at=at: function(v[part], at[part]), len(at), batch_size)
+            by_shape.setdefault(values.shape, []).append(i)
+        for at in by_shape.values():
+            values = torch.cat([prepared[i] for i in at])
+            parts = in_batches(lambda part, v=values, at=at: function(v[part], at[part]), len(at), batch_size)
+            results |= zip(at, sum(parts, []), strict=True)
+        return [results[i] for i in range(len(photos))]
 
     def _targets(self, target, count):
+        """The target in class ids, for `count` pictures."""
         target = target.tolist() if hasattr(target, "tolist") else target
-        if isinstance(target, tuple):
-            if len(target) != 2:
-                raise ValueError(
-                    f"A tuple is a contrast of two classes (a, b), got {len(target)}; classes for each picture go in a "
-                    "list."
-                )
-            return tuple(map(self.class_id, target))
-        if isinstance(target, list):
-            if len(target) != count:
-                raise ValueError(f"{len(target)} targets for {count} pictures.")
-            return list(map(self.class_id, target))
+        if isinstance(target, tuple | list):
+            ids = [self.class_id(t) for t in target]
+            return parse_target(tuple(ids) if isinstance(target, tuple) else ids, count)
         return None if target is None else self.class_id(target)
 
     def _probability(self, logits, target):
@@ -289,32 +283,14 @@ class Vit:
         if grid == (1, 1):
             raise ValueError("The model sees one patch of this picture: one value is no map. Use a larger image size.")
         if not logits.isfinite().all():
-            raise ValueError(
-                "The model's logits are NaN or infinite, so there is nothing to explain. A model in float16 may have "
-                "overflowed: use bfloat16 or float32."
-            )
+            raise ValueError("The model's logits are NaN or infinite. Float16 may overflow: use bfloat16 or float32.")
         classes, words = logits.shape[1], len(self.labels)
         made_up = all(text.startswith("LABEL_") for text in self.labels)  # transformers' own, where none were given
-        if words and not made_up and words not in (classes, 2 * classes if classes == 1 else classes):
+        if words and not made_up and words not in (classes, max(classes, 2)):  # one logit, two
             raise ValueError(
                 f"The model gives {classes} logits, but its configuration has {words} label words, so they would name "
                 "the wrong classes. Correct config.id2label."
             )
-
-
-def _displayed(photo):
-    return photo if isinstance(photo, Image.Image) else Image.fromarray(np.ascontiguousarray(photo[..., 0]))
-
-
-def _named(function):
-    while isinstance(function, partial):
-        function = function.func
-    return getattr(function, "__name__", type(function).__name__)
-
-
-def _arguments(function):
-    """The options in a partial of a partial …, the outer ones winning."""
-    return _arguments(function.func) | function.keywords if isinstance(function, partial) else {}
 
 
 def load_model(
@@ -355,17 +331,16 @@ def load_model(
         module = ZeroShot(model.eval(), processor.tokenizer) if name in TOWERS else model
         if next(module.parameters(), None) is None:
             raise ValueError(f"{name} has no parameters: it is no trained model.")
-    elif isinstance(model, str | Path | os.PathLike) and str(model).strip():
+    elif isinstance(model, str | os.PathLike) and str(model).strip():
         name, source, module = str(model), checkpoint.located(model), checkpoint.pretrained(model)
     else:
         names = ", ".join(bundled())
         raise TypeError(f"A model is a bundled name ({names}), a folder, a hub id or a module; got {model!r}.")
     checkpoint.check_weights(module, name)
-    labels, channels = checkpoint.label_words(module), checkpoint.channels_of(module)
     if processor is None:
         processor = checkpoint.image_processor(source, module, mean, std, size)
     processor = checkpoint.own_copy(processor)
-    shape = checkpoint.check_processor(processor, channels)
+    shape = checkpoint.check_processor(processor, checkpoint.channels_of(module))
     module = module.to(device).eval()
     if image_size is not None:
         module = checkpoint.at_size(module, processor, checkpoint.pair(image_size))
@@ -374,14 +349,12 @@ def load_model(
             f"{name!r} cannot run on the {shape[2]}×{shape[3]} pixels that its processor makes: {error}. Correct "
             "config.json or the processor file, or pass size= or image_size=."
         )
-    return Vit(module, processor, labels, name)
+    return Vit(module, processor, checkpoint.label_words(module), name)
 
 
 def _device(device):
     best = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(best if str(device) == "auto" else device)
-        torch.empty(0, device=device)
+        return torch.empty(0, device=best if str(device) == "auto" else device).device
     except Exception as error:  # PyTorch asserts, raises RuntimeError or NotImplementedError
         raise ValueError(f"The device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from None
-    return device

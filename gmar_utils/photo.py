@@ -1,6 +1,5 @@
 """Photos in, maps back: reading pictures of every kind, what a processor does to them, and the way back."""
 
-import math
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +13,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 PREPARED = "Values that a processor has prepared go into gmar_utils.explain(vit.model, pixel_values)."
 Picture = str | os.PathLike | Image.Image | np.ndarray | torch.Tensor  # as `read_photo` takes it
 Pictures = Picture | Iterable[Picture]
-Crop = tuple[int, int, int, int]  # top, left, height, width
 _CHECKED: dict[tuple, str | None] = {}  # (processor, size) → None, or why its geometry is not known
 
 
@@ -39,8 +37,7 @@ def as_list(images: Pictures) -> list:
             f"Expected a picture (path, PIL image, array or tensor) or several of them, got {type(images).__name__}. "
             f"{PREPARED}"
         )
-    found = list(images)
-    if not found:
+    if not (found := list(images)):
         raise ValueError("Expected at least one picture, got an empty list.")
     return found
 
@@ -64,46 +61,32 @@ def read_photo(
     """
     if window is not None and not (np.isfinite(window).all() and window[0] < window[1]):
         raise ValueError(f"window must be two finite numbers (low, high) with low < high, got {window}.")
-    name = repr(str(image)) if isinstance(image, str | os.PathLike) else "the picture"
+    name = "the picture"
     if isinstance(image, str | os.PathLike):
-        image = _open(image)
-    pixels = None
+        name, image = repr(str(image)), _open(Path(image))
     if isinstance(image, Image.Image):
-        if 0 in image.size:
-            raise ValueError(f"{name} has no pixels: its size is {image.size}.")
         image = ImageOps.exif_transpose(image)
-        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            pixels = np.asarray(image, dtype=np.float64)
-    else:
-        pixels = _array(image, channels, name)
-    if pixels is not None and pixels.dtype != np.uint8:
-        pixels = _to_8_bit(pixels, window, name)
-    if channels not in (1, 3):
-        pixels = np.asarray(image) if pixels is None else pixels
-        if pixels.ndim != 3 or pixels.shape[2] != channels:
-            raise ValueError(
-                f"The model takes pictures of {channels} channels, and {name} has shape {pixels.shape}. "
-                f"Give an array (height, width, {channels})."
-            )
-        return pixels
-    image = image if pixels is None else Image.fromarray(pixels)
+        deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
+        image = np.asarray(image) if deep or channels not in (1, 3) or 0 in image.size else image
+    if not isinstance(image, Image.Image):
+        pixels = _array(image, channels, window, name)
+        if channels not in (1, 3):
+            return pixels
+        image = Image.fromarray(pixels)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def _open(path) -> Image.Image:
-    path = Path(path)
+def _open(path):
     if not path.exists():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
     if path.is_dir():
         raise ValueError(f"{str(path)!r} is a folder, not a picture.")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{str(path)!r} is empty (0 bytes); copy or download it again.")
     try:
         image = Image.open(path)
-        if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+        if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
             raise Image.DecompressionBombError
         image.load()
     except Image.DecompressionBombError:
@@ -112,55 +95,49 @@ def _open(path) -> Image.Image:
             "of memory. Scale it down, or raise PIL.Image.MAX_IMAGE_PIXELS in Python."
         ) from None
     except UnidentifiedImageError:
-        raise ValueError(f"{str(path)!r} is not a picture in a format that Pillow reads.") from None
+        why = "not a picture in a format that Pillow reads" if path.stat().st_size else "empty (0 bytes); copy it again"
+        raise ValueError(f"{str(path)!r} is {why}.") from None
     except Exception as error:  # a damaged file ends in whatever its decoder stumbles over
         raise ValueError(f"{str(path)!r} is damaged or cut short ({error}); copy or download it again.") from None
     return image
 
 
-def _array(image, channels, name) -> np.ndarray:
-    """Pixels (height, width[, channels]), channels last, of an array or a tensor."""
+def _array(image, channels, window, name) -> np.ndarray:
+    """Pixels (height, width[, channels]), channels last, uint8, of an array or a tensor."""
     if isinstance(image, torch.Tensor):
         image = image.detach().cpu()
-        if image.is_floating_point():
-            image = image.float()
-            if image.numel() and not (0 <= image.min() and image.max() <= 1):
-                raise ValueError(
-                    f"{name} is a tensor with values from {image.min():g} to {image.max():g}; a picture in a tensor "
-                    f"is uint8, or float in [0, 1]. {PREPARED}"
-                )
+        image = image.float() if image.is_floating_point() else image
+        if image.is_floating_point() and not ((image >= 0) & (image <= 1)).all():
+            raise ValueError(
+                f"{name} is a tensor with values from {image.min():g} to {image.max():g}; a picture in a tensor is "
+                f"uint8, or float in [0, 1]. {PREPARED}"
+            )
         image = image.movedim(0, -1) if image.ndim == 3 else image
     elif not hasattr(image, "__array__"):
         raise TypeError(f"A picture is a path, PIL image, array or tensor, got {type(image).__name__}.")
     pixels = np.asarray(image)
     if pixels.dtype.kind not in "buif":
         raise TypeError(f"{name} must hold numbers, got an array of {pixels.dtype}.")
-    taken = (1, 3, 4) if channels in (1, 3) else (channels,)
-    if pixels.ndim not in (2, 3) or pixels.ndim == 3 and pixels.shape[2] not in taken:
+    taken = (1, 3, 4) if channels in (1, 3) else (channels,)  # grey, RGB and RGBA are made into one another
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    if pixels.ndim != 3 or pixels.shape[2] not in taken:
         raise ValueError(
             f"{name} must be (height, width) or (height, width, {' | '.join(map(str, taken))}), channels last (first "
-            f"in a tensor), got {pixels.shape}."
+            f"in a tensor), got {np.shape(image)}."
         )
     if 0 in pixels.shape:
         raise ValueError(f"{name} has no pixels: its shape is {pixels.shape}.")
-    return pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
-
-
-def _to_8_bit(pixels, window, name):
+    pixels = pixels[..., 0] if pixels.shape[2] == 1 else pixels
+    if pixels.dtype == np.uint8:
+        return pixels
     pixels = pixels.astype(np.float64)
     if not np.isfinite(pixels).all():
         raise ValueError(f"{name} holds NaN or infinite values; replace them first.")
-    if window is not None:
-        low, high = window
-    elif 0 <= pixels.min() and pixels.max() <= 1:
-        low, high = 0.0, 1.0
-    else:
+    low, high = (0.0, 1.0) if window is None else window
+    if window is None and not (0 <= pixels.min() and pixels.max() <= 1):
         low, high = float(pixels.min()), float(pixels.max())
-        warnings.warn(
-            f"{name} has values from {low:g} to {high:g}; they are stretched from black to white. "
-            "Pass window=(low, high) to choose.",
-            stacklevel=4,
-        )
+        stretched = f"{name} has values from {low:g} to {high:g}; they are stretched from black to white."
+        warnings.warn(f"{stretched} Pass window=(low, high) to choose.", stacklevel=4)
     return (255 * ((pixels - low) / max(high - low, 1e-12)).clip(0, 1)).round().astype(np.uint8)
 
 
@@ -176,24 +153,23 @@ def prepare(processor: object, picture: np.ndarray) -> torch.Tensor:
     return torch.cat(single, 1).float()
 
 
-def resized_and_cropped(size: tuple[int, int], processor: object) -> tuple[tuple[int, int], Crop]:
+def resized_and_cropped(size: tuple[int, int], processor: object) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
     """What `processor` says it does with a photo of (height, width).
 
     Returns:
         The size it resizes to, and the crop (top, left, height, width) that it takes of that.
     """
-    height, width = size
-    target = getattr(processor, "do_resize", False) and processor.size or {}
+    scaled, target = size, getattr(processor, "do_resize", False) and processor.size or {}
     if edge := target.get("shortest_edge"):
         scale = edge / min(size)
-        height, width = int(height * scale + 1e-6), int(width * scale + 1e-6)
+        scaled = tuple(int(side * scale + 1e-6) for side in size)
     elif target.get("height") and target.get("width"):
-        height, width = target["height"], target["width"]
+        scaled = target["height"], target["width"]
     if not getattr(processor, "do_center_crop", False):
-        return (height, width), (0, 0, height, width)
-    crop = processor.crop_size
-    top, left = (height - crop["height"]) // 2, (width - crop["width"]) // 2
-    return (height, width), (top, left, crop["height"], crop["width"])
+        return scaled, (0, 0, *scaled)
+    cropped = processor.crop_size["height"], processor.crop_size["width"]
+    starts = ((full - side) // 2 for full, side in zip(scaled, cropped, strict=True))
+    return scaled, (*starts, *cropped)
 
 
 def check_geometry(size: tuple[int, int], processor: object) -> None:
@@ -222,20 +198,22 @@ def _deviation(size, processor):
         grey = np.broadcast_to(np.round(values).astype(np.uint8)[..., None], (*values.shape, channels))
         return prepare(processor, np.ascontiguousarray(grey))[0, 0].double()
 
-    scaled, (top, left, *cropped) = resized_and_cropped(size, processor)
+    scaled, (*starts, rows, columns) = resized_and_cropped(size, processor)
     blanks = [shown(np.full((64, 64), value)) for value in (0.0, 255.0)]
     black, white = (blank[blank.shape[0] // 2, blank.shape[1] // 2] for blank in blanks)
-    for axis, (length, full, start) in enumerate(zip(size, scaled, (top, left), strict=True)):
+    expected = [  # where in the photo, from 0 to 1, each row and each column is said to come from
+        (torch.arange(count, dtype=torch.float64) + 0.5 + start) / full
+        for count, start, full in zip((rows, columns), starts, scaled, strict=True)
+    ]
+    inside = [(place > 0) & (place < 1) for place in expected]
+    for axis, length in enumerate(size):
         ramp = (np.arange(length) + 0.5) / length * 255
         seen = shown(np.broadcast_to(ramp[:, None] if axis == 0 else ramp, size))
-        if list(seen.shape) != cropped:
-            return f"it makes {seen.shape[0]}×{seen.shape[1]} of it, not {cropped[0]}×{cropped[1]}"
+        if seen.shape != (rows, columns):
+            return f"it makes {seen.shape[0]}×{seen.shape[1]} of it, not {rows}×{columns}"
         place = ((seen - black) / (white - black)).movedim(axis, 0)
-        expected = (torch.arange(cropped[axis], dtype=torch.float64) + 0.5 + start) / full
-        inside = (expected > 0) & (expected < 1)
-        other = (torch.arange(cropped[1 - axis], dtype=torch.float64) + 0.5 + (left, top)[axis]) / scaled[1 - axis]
-        error = (place[inside] - expected[inside, None])[:, (other > 0) & (other < 1)].abs().max()
-        if not error <= 0.01 + 1 / full + 1 / length:  # grey steps, and the kernels of the two grids
+        error = (place - expected[axis][:, None])[inside[axis]][:, inside[1 - axis]].abs().max()
+        if not error <= 0.01 + 1 / scaled[axis] + 1 / length:  # grey steps, and the kernels of the two grids
             return f"its pixels come from elsewhere, by {100 * error:.0f} % of the {('height', 'width')[axis]}"
     return None
 
@@ -259,9 +237,8 @@ def to_photo(maps: torch.Tensor, sizes: Sequence[tuple[int, int]], processor: ob
     results = []
     for single, size in zip(maps.detach().float().cpu(), sizes, strict=True):
         check_geometry(size, processor)
-        scaled, (top, left, crop_h, crop_w) = resized_and_cropped(size, processor)
-        rows = _weights(size[0], scaled[0], top, crop_h, single.shape[0])
-        columns = _weights(size[1], scaled[1], left, crop_w, single.shape[1])
+        scaled, crop = resized_and_cropped(size, processor)
+        rows, columns = map(_weights, size, scaled, crop[:2], crop[2:], single.shape)
         results.append(rows @ single @ columns.T)
     return results
 
@@ -270,10 +247,7 @@ def _weights(length, scaled, start, cropped, n):
     """(length, n): the share of each of a map's n rows in every row of the photo; NaN outside the crop."""
     place = ((torch.arange(length, dtype=torch.float64) + 0.5) * scaled / length - start) / cropped
     at = (place * n - 0.5).clamp(0, n - 1)
-    low = at.long()
-    weights = torch.zeros(length, n, dtype=torch.float64)
-    weights.scatter_add_(1, low[:, None], (1 - (at - low))[:, None])
-    weights.scatter_add_(1, (low + 1).clamp_max(n - 1)[:, None], (at - low)[:, None])
+    weights = (1 - (at[:, None] - torch.arange(n)).abs()).relu()
     weights[(place < 0) | (place > 1)] = torch.nan
     return weights.float()
 

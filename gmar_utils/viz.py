@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from . import __version__
-from .methods import METHODS
+from .methods import METHODS, Method
 from .photo import Picture, read_photo, resize
 
 STYLE = str(files(__package__) / "book.mplstyle")  # plt.style.use(viz.STYLE)
@@ -19,22 +19,13 @@ OPACITY = 0.65  # of the map above the photo
 Map = torch.Tensor | np.ndarray  # (r, c)
 
 
-class Style(NamedTuple):
-    """How a method looks in every plot: its colour and its place, as METHODS has them."""
-
-    color: str
-    order: int
-
-
-METHOD_STYLE = {m.name: Style(m.color, order) for order, m in enumerate(METHODS.values())}
-
-
-def style(label: str) -> Style:
-    """The style of a method or of a variant of it: 'gmar', 'gmar-l2' and 'GMAR (L2)' look alike."""
+def style(label: str) -> Method:
+    """The entry in METHODS, with its colour, of a method or of a variant of it: 'gmar', 'gmar-l2' and 'GMAR (L2)' look
+    alike. What is not there is black."""
     words = label.lower().replace(" ", "-")
-    names = {start: n for n, m in METHODS.items() for start in (n, m.title.lower().replace(" ", "-"))}
+    names = {start: m for m in METHODS.values() for start in (m.name, m.title.lower().replace(" ", "-"))}
     found = max(filter(words.startswith, names), key=len, default=None)
-    return METHOD_STYLE[names[found]] if found else Style("#000000", len(METHOD_STYLE))
+    return names[found] if found else Method(label, label, None, "#000000")
 
 
 def title_of(method: str) -> str:
@@ -141,7 +132,7 @@ def grid(
 
 
 def forest(summary: "pd.DataFrame", ax: plt.Axes | None = None, *, xlabel: str = "mean, 95 % interval") -> plt.Axes:  # noqa: F821 (slow to import)
-    """Means with their intervals, one row for each method, in METHOD_STYLE's order and colours.
+    """Means with their intervals, one row for each method, in the order and the colours of METHODS.
 
     Args:
         summary: a table with the columns method (or label), mean, low, high.
@@ -151,10 +142,10 @@ def forest(summary: "pd.DataFrame", ax: plt.Axes | None = None, *, xlabel: str =
     import seaborn.objects as so
 
     table = summary.rename(columns={"label": "method"}) if "method" not in summary else summary
-    missing = {"method", "mean", "low", "high"} - set(table)
-    if missing:
+    if missing := {"method", "mean", "low", "high"} - set(table):
         raise ValueError(f"forest needs the columns method, mean, low and high; {', '.join(sorted(missing))} missing.")
-    names = sorted(table["method"].unique(), key=lambda n: (style(n).order, n))
+    order = {name: place for place, name in enumerate(METHODS)}
+    names = sorted(table["method"].unique(), key=lambda n: (order.get(style(n).name, len(order)), n))
     figure = ax.figure if ax else _figure(6, 0.34 * len(names) + 0.7)
     with plt.style.context(STYLE):
         ax = ax or figure.subplots()
@@ -220,8 +211,6 @@ def _map(map) -> np.ndarray:
 
 def _pixels(photo) -> np.ndarray:
     """(height, width, 3) in [0, 1] of a photo of any of the kinds that `blend` takes."""
-    if isinstance(photo, torch.Tensor):
-        photo = photo.detach().cpu().movedim(0, -1).numpy()
     with warnings.catch_warnings():  # 16 bit: whoever prepared the photo for the model has been warned already
         warnings.simplefilter("ignore")
         return np.asarray(read_photo(photo), dtype=np.float32) / 255

@@ -4,6 +4,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+import transformers as hf
 from families import build
 
 from gmar_utils import load_model, memory
@@ -36,6 +37,8 @@ def test_attention_takes_layers_heads_and_tokens_squared(family):
 def test_models_that_do_not_say_are_judged_by_their_pixels_alone(monkeypatch):
     model = torch.nn.Linear(2, 2)
     assert memory.attention_bytes(model, (1, 3, 64, 64)) is None
+    stages = hf.SwinConfig(image_size=32, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4)
+    assert memory.attention_bytes(hf.SwinForImageClassification(stages), (1, 3, 32, 32)) is None
     monkeypatch.setattr(memory, "available", lambda device: 4 * 3 * 64 * 64)
     memory.check_fits(model, (1, 3, 64, 64), CPU)
     with pytest.raises(MemoryError, match="64×65"):

@@ -19,21 +19,19 @@ def close_figures():
     plt.close("all")
 
 
-def test_every_method_has_its_own_colour_and_the_tables_order():
-    assert list(viz.METHOD_STYLE) == list(METHODS)
-    assert len({s.color for s in viz.METHOD_STYLE.values()}) == len(METHODS)
-    assert [s.order for s in viz.METHOD_STYLE.values()] == list(range(len(METHODS)))
+def test_every_method_has_its_own_colour():
+    assert len({viz.style(name).color for name in METHODS}) == len(METHODS)
 
 
 @pytest.mark.parametrize("label", ["gmar", "gmar-l2", "GMAR (L2)", "GMAR L1"])
 def test_variants_look_like_their_method(label):
-    assert viz.style(label) == viz.METHOD_STYLE["gmar"]
+    assert viz.style(label) is METHODS["gmar"]
 
 
 def test_titles_find_their_style():
     for name, method in METHODS.items():
-        assert viz.style(method.title) == viz.style(name) == viz.METHOD_STYLE[name]
-    assert viz.style("somebody else's").order == len(METHODS)
+        assert viz.style(method.title) is viz.style(name) is method
+    assert viz.style("somebody else's").color == "#000000"
 
 
 def test_blend_has_the_photos_size_and_is_grey_outside_the_crop():
@@ -105,6 +103,8 @@ def test_forest_orders_and_colours_methods():
     ax = viz.forest(table)
     assert [t.get_text() for t in ax.get_yticklabels()] == ["grad-cam", "gmar-l2", "random"]
     assert ax.yaxis_inverted() or ax.get_ylim()[0] > ax.get_ylim()[1]  # the first on top
+    every = pd.DataFrame({"method": ["own", *reversed(METHODS)], "mean": 1.0, "low": 0.5, "high": 4.0})
+    assert [t.get_text() for t in viz.forest(every).get_yticklabels()] == [*METHODS, "own"]
     with pytest.raises(ValueError, match="low"):
         viz.forest(table.drop(columns="low"))
 
