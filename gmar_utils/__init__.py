@@ -7,6 +7,21 @@ from .capture import Trace, probability, trace
 from .methods import METHODS, Method, explain, explain_many
 from .model import Explanation, Vit, load_model
 
+__all__ = [
+    "METHODS",
+    "Explanation",
+    "Method",
+    "Trace",
+    "TrustCard",
+    "Vit",
+    "evaluate",
+    "explain",
+    "explain_many",
+    "load_model",
+    "probability",
+    "trace",
+    "trust",
+]
 _LATER = {"evaluate": "evaluation", "trust": "trustcard", "TrustCard": "trustcard"}
 
 
