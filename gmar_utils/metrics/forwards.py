@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..capture.checks import check_model, check_pixel_values, check_whole, choice
-from ..capture.layout import find_blocks, logits_of, unwrap
+from ..capture.layout import logits_of, unwrap
 from ..capture.settling import settled
 from ..capture.target import class_score, probability, resolve_target
 
@@ -45,18 +45,18 @@ def evaluating(model: nn.Module, pixel_values: torch.Tensor, precision: str = "f
     """
     choice("precision", precision, ("float32", "auto"))
     device, dtype, module = pixel_values.device.type, pixel_values.dtype, unwrap(model)
-    with settled(module), ExitStack() as stack:
+    with settled(module) as blocks, ExitStack() as stack:
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
         elif precision == "auto" and dtype == torch.float32:
-            dtype = _made_cheap(module, pixel_values.device, stack)
+            dtype = _made_cheap(blocks, pixel_values.device, stack)
         stack.enter_context(torch.inference_mode())
         yield str(dtype).removeprefix("torch.")
 
 
-def _made_cheap(module, device, stack):
+def _made_cheap(blocks, device, stack):
     """Autocast to `cheap_dtype` for as long as the stack is open; the type that the blocks then compute in."""
-    dtype, blocks = cheap_dtype(device), find_blocks(module)
+    dtype = cheap_dtype(device)
     if dtype == torch.float32 or not blocks:
         return torch.float32
     if device.type == "cuda":  # around all of the model: compiled, it is one graph

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from scipy.stats import spearmanr
@@ -20,8 +20,7 @@ def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.tensor(found, dtype=torch.float64)
 
 
-@dataclass(frozen=True)
-class Randomization:
+class Randomization(NamedTuple):
     """How much of a map is left after each stage: its name, Spearman's ρ (S, B) and SSIM (S, B) with the first map."""
 
     stages: list[str]
