@@ -57,8 +57,7 @@ def tiny_imagenet_arrays(split: str = "valid", source: str | Path | None = None)
     records = tiny_imagenet(split, source)
     images = torch.empty(len(records), 3, 64, 64, dtype=torch.uint8)
     for i in tqdm(range(0, len(records), 500), "Decoding", delay=2):
-        pictures = np.stack(records[i : i + 500]["image"])
-        images[i : i + 500] = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+        images[i : i + 500] = torch.from_numpy(np.stack(records[i : i + 500]["image"])).movedim(-1, 1)
     return images, torch.tensor(records["label"][:])
 
 
@@ -106,6 +105,6 @@ def _checked(shard, origin):
         "label": labels,
         "box": [box and [box[0], box[1], box[2] + 1, box[3] + 1] for box in boxes],  # theirs include the last pixels
     }
-    features = {"image": datasets.Image(decode=False), "label": datasets.ClassLabel(names=names)}
-    features["box"] = datasets.List(datasets.Value("int16"))
-    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    image, box = datasets.Image(decode=False), datasets.List(datasets.Value("int16"))
+    features = datasets.Features(image=image, label=datasets.ClassLabel(names=names), box=box)
+    return datasets.Dataset.from_dict(columns, features=features)

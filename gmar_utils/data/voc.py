@@ -50,9 +50,9 @@ def voc2012(source: str | Path | None = None, split: str = "val", classes: int =
         ValueError: another number of classes, or a damaged file; it is named.
     """
     return _dataset(
-        {"image": image, "mask": {**mask, "class": label}, "label": label, "targets": targets, "file": name}
-        for name, image, mask, found in _voc_classes(source, split, classes)
-        for label, targets in found.items()
+        {"image": image, "mask": mask, "label": label, "targets": targets, "file": name}
+        for name, image, found in _voc_classes(source, split, classes)
+        for mask, label, targets in found
     )
 
 
@@ -74,14 +74,9 @@ def voc_pairs(source: str | Path | None = None, split: str = "val", classes: int
         FileNotFoundError, ValueError: as `voc2012`.
     """
     return _dataset(
-        {
-            "image": image,
-            "masks": [{**mask, "class": label} for label in pair],
-            "groups": [found[label] for label in pair],
-            "file": name,
-        }
-        for name, image, mask, found in _voc_classes(source, split, classes)
-        for pair in combinations(found, 2)
+        {"image": image, "masks": masks, "groups": groups, "file": name}
+        for name, image, found in _voc_classes(source, split, classes)
+        for masks, _, groups in (zip(*pair, strict=True) for pair in combinations(found, 2))
     )
 
 
@@ -91,19 +86,20 @@ def _dataset(rows):
 
 
 def _voc_classes(source, split, classes):
-    """(id, image, mask, {VOC class in it that the model knows: the model's classes that count as it}) of each photo."""
+    """(id, image, [(mask, VOC class, the model's classes that count as it)] for each class that the model knows)."""
     tables = {200: VOC_TO_TINY_IMAGENET, 1000: VOC_TO_IMAGENET}
     if classes not in tables:
         raise ValueError(f"expected classes 200 (Tiny-ImageNet) or 1000 (ImageNet), got {classes}.")
+    known = {VOC_CLASSES.index(name): targets for name, targets in tables[classes].items()}
     path, hub = find_source(source, "GMAR_VOC2012", VOC2012)
-    for name, image, mask in tqdm(_voc_hub(hub, split) if hub else _voc_folder(path, split), "VOC masks", delay=2):
-        labels = (label for label in _values(_voc_mask(mask)) if label != VOID)
-        known = {label: tables[classes].get(VOC_CLASSES[label]) for label in labels}
-        yield name, image, mask, {label: targets for label, targets in known.items() if targets}
+    photos = list(_voc_hub(hub, split) if hub else _voc_folder(path, split))
+    for name, image, mask in tqdm(photos, "VOC masks", delay=2):
+        labels = [label for label in _values(_voc_mask(mask)) if label in known]
+        yield name, image, [({**mask, "class": label}, label, known[label]) for label in labels]
 
 
 def _voc_folder(path, split):
-    """[(id, image, mask)] of a VOCdevkit, VOC2012 or any folder above them."""
+    """(id, image, mask) of each photo of a VOCdevkit, VOC2012 or any folder above them."""
     roots = (path, path / "VOC2012", path / "VOCdevkit" / "VOC2012")
     root = next((r for r in roots if (r / "ImageSets").is_dir()), None)
     if root is None:
@@ -111,23 +107,19 @@ def _voc_folder(path, split):
     listing = root / "ImageSets" / "Segmentation" / f"{split}.txt"
     if not listing.exists():
         raise FileNotFoundError(f"{listing}: this list of images is missing. Unpack the archive again.")
-    pairs = []
     for name in listing.read_text().split():
         files = root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png"
         for file in files:
             if not file.exists():
                 raise FileNotFoundError(f"{file}: listed in {listing.name}, but missing. Unpack the archive again.")
-        pairs.append((name, *({"bytes": None, "path": str(f)} for f in files)))
-    return pairs
+        yield name, *({"bytes": None, "path": str(file)} for file in files)
 
 
 def _voc_hub(name, split):
     ds = from_hub(name, split, "GMAR_VOC2012")
     ds = ds.cast_column("image", datasets.Image(decode=False)).cast_column("mask", datasets.Image(decode=False))
-    return [
-        (str(i), *({**row[k], "path": f"{name} {split} row {i} ({k})"} for k in ("image", "mask")))
-        for i, row in enumerate(ds)
-    ]
+    for i, row in enumerate(ds):
+        yield str(i), *({**row[k], "path": f"{name} {split} row {i} ({k})"} for k in ("image", "mask"))
 
 
 def _voc_palette():

@@ -46,10 +46,10 @@ def slow_mask(name, size, place, radius, turn):
 def test_masks_are_those_of_a_slow_rasteriser(monkeypatch):
     drawn, cover = [], shapes._cover
 
-    def watched(outline, size, place, radius, turn):
-        if len(outline.__defaults__) == 2:  # an object: its class is the second
-            drawn.append((outline.__defaults__[1], size, place, radius, turn))
-        return cover(outline, size, place, radius, turn)
+    def watched(outline, size, place, radius, turn, *scale):
+        if outline.func is shapes.inside:  # an object, of this class
+            drawn.append((*outline.args, size, place, radius, turn))
+        return cover(outline, size, place, radius, turn, *scale)
 
     monkeypatch.setattr(shapes, "_cover", watched)
     made = shapes.scenes(40, SIZE, seed=3)
