@@ -11,9 +11,8 @@ import torch
 from torch import nn
 
 from ..capture.checks import choice
-from .forwards import Target, check_input, row_scores
+from .forwards import Target, check_input, checked_maps, on_pixels, ranks, row_scores, unit_values
 from .imputation import Baseline, baseline_named
-from .units import checked_maps, on_pixels, ranks, unit_values
 
 KEPT_LIMIT = 20.0  # percent of the full score: a baseline that keeps more than this is no "nothing"
 

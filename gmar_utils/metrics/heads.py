@@ -8,8 +8,7 @@ from torch.overrides import TorchFunctionMode
 from ..capture.checks import choice
 from ..capture.layout import unwrap
 from .faithfulness import Curve, Protocol
-from .forwards import Target, check_input, evaluating, row_scores
-from .units import ranks
+from .forwards import Target, check_input, evaluating, ranks, row_scores
 
 
 def head_ablation(

@@ -8,9 +8,8 @@ from torch import nn
 
 from ..capture.checks import choice
 from .faithfulness import Protocol
-from .forwards import Target, check_input, row_scores
+from .forwards import Target, check_input, checked_maps, image_size_maps, on_pixels, ranks, row_scores, unit_values
 from .imputation import baseline_named
-from .units import checked_maps, image_size_maps, on_pixels, ranks, unit_values
 
 
 class Masked(NamedTuple):
