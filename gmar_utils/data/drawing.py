@@ -204,10 +204,9 @@ def scenes(n: int, size: int = 64, seed: int = 0, objects: int = 1, occlusion: f
     Raises:
         ValueError: no scenes, another number of objects, or an occlusion outside [0, 1).
     """
-    if n < 1:
-        raise ValueError(f"expected at least one scene, got {n}")
-    if objects not in (1, 2) or not 0 <= occlusion < 1:
-        raise ValueError(f"expected objects 1 or 2 and occlusion in [0, 1), got {objects} and {occlusion}")
+    if n < 1 or objects not in (1, 2) or not 0 <= occlusion < 1:
+        got = f"{n}, {objects} and {occlusion}"
+        raise ValueError(f"expected at least one scene, objects 1 or 2 and occlusion in [0, 1), got {got}")
     numbers = tqdm(range(-(-n // BLOCK)), desc="Drawing scenes", unit="block", delay=2, disable=None)
     blocks = [_block(seed, block, size, objects, occlusion) for block in numbers]
     images, labels, masks = (np.concatenate(part)[:n] for part in zip(*blocks, strict=True))

@@ -1,6 +1,5 @@
 """VOC 2012 segmentation: photos with masks, and which classes of a model count as a VOC class."""
 
-import csv
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -24,12 +23,11 @@ def _ids(text):
 
 
 # VOC's classes in their order, and which classes of a model count as one; person, for one, has no counterpart.
-with Path(__file__).with_name("voc_classes.tsv").open(encoding="utf8", newline="") as file:
-    _ROWS = list(csv.DictReader(file, delimiter="\t"))
-VOC_CLASSES = tuple(row["class"] for row in _ROWS)
-VOC_TO_TINY_IMAGENET, VOC_TO_IMAGENET = (
-    {row["class"]: _ids(row[k]) for row in _ROWS if row[k]} for k in ("tiny_imagenet", "imagenet")
-)
+_LINES = Path(__file__).with_name("voc_classes.tsv").read_text(encoding="utf8").splitlines()
+_ROWS = [line.split("\t") for line in _LINES[1:]]
+VOC_CLASSES = tuple(name for name, *_ in _ROWS)
+VOC_TO_TINY_IMAGENET = {name: _ids(tiny) for name, tiny, _, _ in _ROWS if tiny}
+VOC_TO_IMAGENET = {name: _ids(imagenet) for name, _, imagenet, _ in _ROWS if imagenet}
 
 
 def voc2012(source: str | Path | None = None, split: str = "val", classes: int = 200) -> datasets.Dataset:

@@ -124,15 +124,10 @@ def deletion(
     scores, about = row_scores(model, pixel_values, target, steps + 1, run, **forward)
     fractions = (counts / units).to(scores.dtype)
     full, empty = (scores[:, -1], scores[:, 0]) if inserting else (scores[:, 0], scores[:, -1])
-    protocol = Protocol(
-        "insertion" if inserting else "deletion",
-        baseline=baseline if isinstance(baseline, str) else getattr(baseline, "__name__", "own"),
-        order=None if inserting else order,
-        steps=steps,
-        unit=unit,
-        seed=seed if baseline == "linear" else None,
-        **about,
-    )
+    metric, order = ("insertion", None) if inserting else ("deletion", order)
+    seed = seed if baseline == "linear" else None
+    baseline = baseline if isinstance(baseline, str) else getattr(baseline, "__name__", "own")
+    protocol = Protocol(metric, baseline=baseline, order=order, steps=steps, unit=unit, seed=seed, **about)
     return Curve(fractions, scores, torch.trapezoid(scores, fractions), full, empty, protocol)
 
 

@@ -113,19 +113,14 @@ def row_scores(
         raise ValueError(f"A metric follows one class: target is an id, or ids in a list or tensor; got {target!r}.")
     rows = torch.arange(len(pixel_values) * steps, device=pixel_values.device)
     with evaluating(model, pixel_values, precision) as found:
-        ids = _resolved(model, pixel_values, target, batch_size)
+        # A given class is checked against one image's logits: that needs no full pass.
+        asked = pixel_values if target is None else pixel_values[:1]
+        logits = torch.cat([logits_of(model(x)) for x in asked.split(batch_size)])
+        ids = resolve_target(model, logits.expand(len(pixel_values), -1), target)
         parts = ((row // steps, row % steps) for row in rows.split(batch_size))
         scores = [score_of(model, run(image, step), ids[image], score) for image, step in parts]
     about = {"score": score, "target": "predicted" if target is None else "label", "precision": found}
     return torch.cat(scores).unflatten(0, (-1, steps)), about | {"images": len(pixel_values)}
-
-
-def _resolved(model, pixel_values, target, batch_size):
-    """Class ids (B,); None is the predicted class. A given one is checked against one image's logits, no full pass."""
-    if target is None:
-        return torch.cat([resolve_target(model, logits_of(model(x))) for x in pixel_values.split(batch_size)])
-    logits = logits_of(model(pixel_values[:1]))
-    return resolve_target(model, logits.expand(len(pixel_values), -1), target)
 
 
 def checked_maps(maps: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:

@@ -67,14 +67,12 @@ def average_precision(maps: Batch, masks: Batch, ap: str = "foreground") -> torc
     choice("ap", ap, ("foreground", "two-class"))
     results = []
     for values, truth in _pairs(maps, masks):
-        if not truth.any():
-            results.append(math.nan)
-            continue
-        if ap == "two-class":
+        known = bool(truth.any())
+        if known and ap == "two-class":
             if not 0 <= values.min() <= values.max() <= 1:
                 raise ValueError(f"ap='two-class' needs maps in [0, 1], got {values.min():.4g} to {values.max():.4g}.")
             values, truth = torch.cat([1 - values, values]), torch.cat([~truth, truth])
-        results.append(100 * average_precision_score(truth.numpy(), values.numpy()))
+        results.append(100 * average_precision_score(truth.numpy(), values.numpy()) if known else math.nan)
     return torch.tensor(results, dtype=torch.float64)
 
 

@@ -92,7 +92,7 @@ def masked_scores(
     if masking == "raw":
         if mean is None or std is None:
             raise ValueError(
-                "masking='raw' works on RGB values: pass the processor's mean= and std= (image_mean, image_std)."
+                "masking='raw' works on RGB: pass mean= and std=, the processor's image_mean and image_std."
             )
         mean, std = (torch.as_tensor(v).to(pixel_values).reshape(-1, 1, 1) for v in (mean, std))
         masked = ((pixel_values * std + mean) * keep[:, None] - mean) / std
