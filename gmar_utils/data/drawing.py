@@ -17,7 +17,7 @@ BLOCK = 64  # scenes drawn together; each block has its own random stream
 SUPERSAMPLE = 3  # odd, so that the middle sample of a pixel is its centre, which decides the mask
 
 
-def _polygon(u, v, points):
+def _polygon(points, u, v):
     """Inside a polygon, by counting the edges that a ray to the right crosses."""
     inside = np.zeros(u.shape, bool)
     for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
@@ -34,27 +34,20 @@ def _regular(n, inner=1.0):
 
 
 NOTCH, QUARTER = np.array([(-1, -3), (1, -3), (1, -1)]), np.array([(0, 1), (-1, 0)])
-POLYGONS = {
-    "square": _regular(4),
-    "triangle": _regular(3),
-    "bar": np.array([(-1, -0.25), (1, -0.25), (1, 0.25), (-1, 0.25)]),
-    "cross": np.concatenate([NOTCH @ np.linalg.matrix_power(QUARTER, k) for k in range(4)]) / 3,
-    "star": _regular(10, inner=0.4),
-    "bow tie": np.array([(-1, -0.7), (0, -0.12), (1, -0.7), (1, 0.7), (0, 0.12), (-1, 0.7)]),
-    "corner": np.array([(-0.8, -0.8), (-0.2, -0.8), (-0.2, 0.2), (0.8, 0.2), (0.8, 0.8), (-0.8, 0.8)]),
-}
-CURVES = {
+OUTLINES = {  # at size 1: of points (u, v), any array shape, whether each lies inside
     "disc": lambda u, v: u * u + v * v < 1,
     "ring": lambda u, v: (u * u + v * v < 1) & (u * u + v * v > 0.3),
     "crescent": lambda u, v: (u * u + v * v < 1) & ((u - 0.55) ** 2 + v * v > 0.7),
     "half disc": lambda u, v: (u * u + (v + 0.4) ** 2 < 1) & (v > -0.4),
+    "square": partial(_polygon, _regular(4)),
+    "triangle": partial(_polygon, _regular(3)),
+    "bar": partial(_polygon, [(-1, -0.25), (1, -0.25), (1, 0.25), (-1, 0.25)]),
+    "cross": partial(_polygon, np.concatenate([NOTCH @ np.linalg.matrix_power(QUARTER, k) for k in range(4)]) / 3),
+    "star": partial(_polygon, _regular(10, inner=0.4)),
+    "bow tie": partial(_polygon, [(-1, -0.7), (0, -0.12), (1, -0.7), (1, 0.7), (0, 0.12), (-1, 0.7)]),
+    "corner": partial(_polygon, [(-0.8, -0.8), (-0.2, -0.8), (-0.2, 0.2), (0.8, 0.2), (0.8, 0.8), (-0.8, 0.8)]),
 }
-CLASSES = ("disc", "ring", "crescent", "half disc", *POLYGONS)
-
-
-def inside(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Whether the points (u, v) lie in the outline ``name`` at size 1, any array shape: bool of that shape."""
-    return _polygon(u, v, POLYGONS[name]) if name in POLYGONS else CURVES[name](u, v)
+CLASSES = tuple(OUTLINES)
 
 
 @cache
@@ -63,8 +56,8 @@ def unit_scale() -> tuple[dict[str, float], dict[str, float]]:
     axis = np.linspace(-1.2, 1.2, 481)
     u, v = np.meshgrid(axis, axis)
     scale, reach = {}, {}
-    for name in CLASSES:
-        points = inside(name, u, v)
+    for name, outline in OUTLINES.items():
+        points = outline(u, v)
         scale[name] = np.sqrt(points.sum() * (axis[1] - axis[0]) ** 2 / (np.pi / 2))
         reach[name] = np.hypot(u, v)[points].max() / scale[name]
     return scale, reach
@@ -120,8 +113,7 @@ def _cover(shape, size, place, radius, turn, scale=1.0):
     s = SUPERSAMPLE
     lo = np.floor(np.clip((place - 1.9 * radius) * size, 0, size)).astype(int)
     hi = np.ceil(np.clip((place + 1.9 * radius) * size, 0, size)).astype(int)
-    x = (np.arange(lo[0] * s, hi[0] * s) + 0.5) / (s * size) - place[0]
-    y = (np.arange(lo[1] * s, hi[1] * s) + 0.5) / (s * size) - place[1]
+    x, y = ((np.arange(a * s, b * s) + 0.5) / (s * size) - at for a, b, at in zip(lo, hi, place, strict=True))
     c, n = np.cos(turn) / radius, np.sin(turn) / radius
     u = c * x[None, :] + n * y[:, None]
     v = c * y[:, None] - n * x[None, :]
@@ -159,7 +151,7 @@ def _block(seed, block, size, objects, occlusion):
             place, _ = _place(layout, radius * reach[name], taken)
             taken.append((place, radius * reach[name]))
             turn = layout.uniform(0, 2 * np.pi)
-            alpha, masks[i, j] = _cover(partial(inside, name), size, place, radius, turn, scale[name])
+            alpha, masks[i, j] = _cover(OUTLINES[name], size, place, radius, turn, scale[name])
             image += alpha[..., None] * (paints[j][i] - image)
             masks[i, :j] &= ~masks[i, j]  # the second may touch the first where both are large
         for j in range(layout.integers(0, 4)):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..capture.checks import choice
-from .forwards import Target, check_input, checked_maps, on_pixels, ranks, row_scores, unit_values
+from .forwards import Grid, Target, check_input, checked_maps, on_pixels, ranks, row_scores, unit_values
 from .imputation import Baseline, baseline_named
 
 KEPT_LIMIT = 20.0  # percent of the full score: a baseline that keeps more than this is no "nothing"
@@ -84,7 +84,7 @@ def deletion(
     baseline: Baseline = "zero",
     steps: int | str | None = None,
     unit: str = "patch",
-    grid: tuple[int, int] | None = None,
+    grid: Grid = None,
     seed: int = 0,
     **forward: object,
 ) -> Curve:
@@ -171,12 +171,10 @@ def srg(
 
 def step_count(steps: int | str | None, unit: str, units: int) -> int:
     """The number of steps S that `steps` stands for with this many units; ValueError if it stands for none."""
-    if steps == "patch":
-        if unit == "pixel":
-            raise ValueError("steps='patch' needs unit='patch'; give a number of steps for unit='pixel'.")
-        return units
-    if steps is None:
-        return min(units, 32)
+    if steps == "patch" and unit == "pixel":
+        raise ValueError("steps='patch' needs unit='patch'; give a number of steps for unit='pixel'.")
+    if steps in (None, "patch"):
+        return units if steps else min(units, 32)
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= units:
         raise ValueError(f"steps must be 'patch' or a whole number from 1 to {units} ({unit} units), got {steps!r}.")
     return steps

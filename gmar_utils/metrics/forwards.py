@@ -13,10 +13,11 @@ from ..capture.checks import check_model, check_pixel_values, check_whole, choic
 from ..capture.layout import logits_of, unwrap
 from ..capture.settling import settled
 from ..capture.target import class_score, probability, resolve_target
-from ..photo import minmax, resize
+from ..photo import resize
 
 SCORES = ("probability", "logit")
 Target = int | list[int] | torch.Tensor | None  # None: the class predicted on the full image; else one, or (B,)
+Grid = tuple[int, int] | None  # (R, C)
 
 
 def check_input(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -144,25 +145,8 @@ def checked_maps(maps: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor
     return maps.detach().to(pixel_values.device, torch.float32)
 
 
-def image_size_maps(maps: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
-    """Maps in [0, 1] at image size: patch maps come up bilinearly, then min–max; full-size ones must be in [0, 1]."""
-    size = pixel_values.shape[-2:]
-    if maps.shape[1:] != size:
-        return minmax(resize(minmax(maps), size))  # first, too: rounding would turn a constant map into noise
-    if not bool(((maps >= 0) & (maps <= 1)).all()):
-        raise ValueError(
-            f"Maps at image size must lie in [0, 1], got {maps.min():.4g} to {maps.max():.4g}. "
-            "gmar_utils.explain gives such maps."
-        )
-    return maps
-
-
 def unit_values(
-    maps: torch.Tensor,
-    pixel_values: torch.Tensor,
-    model: nn.Module,
-    unit: str = "patch",
-    grid: tuple[int, int] | None = None,
+    maps: torch.Tensor, pixel_values: torch.Tensor, model: nn.Module, unit: str = "patch", grid: Grid = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What is removed, and where it lies.
 

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from ..capture.checks import choice
+from ..photo import minmax, resize
 from .faithfulness import Protocol
-from .forwards import Target, check_input, checked_maps, image_size_maps, on_pixels, ranks, row_scores, unit_values
+from .forwards import Grid, Target, check_input, checked_maps, on_pixels, ranks, row_scores, unit_values
 from .imputation import baseline_named
 
 
@@ -82,18 +83,21 @@ def masked_scores(
     """
     choice("masking", masking, ("multiply", "raw", "top"))
     pixel_values = check_input(model, pixel_values)
-    maps = checked_maps(maps, pixel_values)
+    maps, size = checked_maps(maps, pixel_values), pixel_values.shape[-2:]
     if masking == "top":
         values, y, x = unit_values(maps, pixel_values, model)
-        upper = ranks(values, descending=True) < (values[0].numel() + 1) // 2
-        keep = on_pixels(upper, y, x).to(pixel_values.dtype)
-    else:
-        keep = image_size_maps(maps, pixel_values).to(pixel_values.dtype)
+        maps = on_pixels(ranks(values, descending=True) < (values[0].numel() + 1) // 2, y, x)
+    elif maps.shape[1:] != size:
+        maps = minmax(resize(minmax(maps), size))  # first, too: rounding would turn a constant map into noise
+    elif not bool(((maps >= 0) & (maps <= 1)).all()):
+        raise ValueError(
+            f"Maps at image size must lie in [0, 1], got {maps.min():.4g} to {maps.max():.4g}. "
+            "gmar_utils.explain gives such maps."
+        )
+    keep = maps.to(pixel_values.dtype)
     if masking == "raw":
         if mean is None or std is None:
-            raise ValueError(
-                "masking='raw' works on RGB: pass mean= and std=, the processor's image_mean and image_std."
-            )
+            raise ValueError("masking='raw' works on RGB: pass mean= and std= (the processor's image_mean, image_std).")
         mean, std = (torch.as_tensor(v).to(pixel_values).reshape(-1, 1, 1) for v in (mean, std))
         masked = ((pixel_values * std + mean) * keep[:, None] - mean) / std
     else:
@@ -111,7 +115,7 @@ def saco(
     target: Target = None,
     *,
     groups: int = 10,
-    grid: tuple[int, int] | None = None,
+    grid: Grid = None,
     **forward: object,
 ) -> torch.Tensor:
     """Salience-guided consistency (B,) in [−1, 1], higher is better [wu2024saco].
