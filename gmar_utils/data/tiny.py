@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from .sources import decode, find_source, from_hub, open_picture
 
-TINY_IMAGENET = "zh-plus/tiny-imagenet"
 CLASSES = Path(__file__).with_name("tiny_imagenet_classes.tsv")
 
 
@@ -35,11 +34,11 @@ def tiny_imagenet(split: str = "valid", source: str | Path | None = None) -> dat
     """
     if split not in ("train", "valid"):
         raise ValueError(f"expected split 'train' or 'valid', got {split!r}")
-    path, hub = find_source(source, "GMAR_TINY_IMAGENET", TINY_IMAGENET)
+    path, hub = find_source(source, "GMAR_TINY_IMAGENET", "zh-plus/tiny-imagenet")
     if hub:
         parts = [_checked(from_hub(hub, split, "GMAR_TINY_IMAGENET"), f"{hub} {split}")]
     else:
-        parts = [_checked(_shard(file), file) for file in _files(path, split)]
+        parts = [_checked(shard, file) for file, shard in _shards(path, split)]
     return datasets.concatenate_datasets(parts).with_transform(partial(decode, image=open_picture))
 
 
@@ -65,7 +64,8 @@ def words() -> list[str]:
     return [line.split("\t")[1] for line in CLASSES.read_text(encoding="utf8").splitlines()[1:]]
 
 
-def _files(folder, split):
+def _shards(folder, split):
+    """Each parquet file of a split, and what is in it."""
     files = sorted(folder.rglob(f"{split}-*.parquet"))
     if not files:
         raise FileNotFoundError(f"{folder}: expected a folder with {split}-*.parquet files.")
@@ -74,15 +74,13 @@ def _files(folder, split):
             file = files[0].with_name(f"{shard[1]}-{i:05d}-of-{shard[2]}.parquet")
             if not file.exists():
                 raise FileNotFoundError(f"{file}: this shard is missing. Download it into the folder.")
-    return files
-
-
-def _shard(file):
-    try:
-        return datasets.Dataset(pq.read_table(file))
-    except (OSError, ValueError) as error:
-        said = " ".join(str(error).split())
-        raise ValueError(f"{file}: not a complete parquet file ({said}). Download it again.") from error
+    for file in files:
+        try:
+            shard = datasets.Dataset(pq.read_table(file))
+        except (OSError, ValueError) as error:
+            said = " ".join(str(error).split())
+            raise ValueError(f"{file}: not a complete parquet file ({said}). Download it again.") from error
+        yield file, shard
 
 
 def _checked(shard, origin):

@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from .sources import decode, find_source, from_hub, open_picture
 
-VOC2012 = "nateraw/pascal-voc-2012"
 VOID = 255
 
 
@@ -89,7 +88,7 @@ def _voc_classes(source, split, classes):
     if classes not in tables:
         raise ValueError(f"expected classes 200 (Tiny-ImageNet) or 1000 (ImageNet), got {classes}.")
     known = {VOC_CLASSES.index(name): targets for name, targets in tables[classes].items()}
-    path, hub = find_source(source, "GMAR_VOC2012", VOC2012)
+    path, hub = find_source(source, "GMAR_VOC2012", "nateraw/pascal-voc-2012")
     photos = list(_voc_hub(hub, split) if hub else _voc_folder(path, split))
     for name, image, mask in tqdm(photos, "VOC masks", delay=2):
         labels = [label for label in _values(_voc_mask(mask)) if label in known]

@@ -165,8 +165,7 @@ def unit_values(
     choice("unit", unit, ("patch", "pixel"))
     size = tuple(pixel_values.shape[-2:])
     if unit == "pixel":
-        maps = maps if maps.shape[1:] == size else resize(maps, size)
-        return maps, *(torch.arange(n, device=maps.device) for n in size)
+        return resize(maps, size), *(torch.arange(n, device=maps.device) for n in size)
     full = tuple(maps.shape[1:]) == size and tuple(grid or ()) != size
     rows, columns = (grid or trace(model, pixel_values[:1], gradients=False).grid) if full else maps.shape[1:]
     strided = (m.stride for m in model.modules() if isinstance(m, nn.Conv2d) and m.stride == m.kernel_size)

@@ -165,8 +165,7 @@ def _pairs(maps, masks):
 def _of_two(maps, masks, others, judge):
     """judge(values on one object, values on the other) of each image, where the model looked; NaN without both."""
     results = []
-    for values, *pair in _each(maps, _parts, cropped=True, masks=masks, other_masks=others):
-        first, second = (foreground for foreground, _ in pair)
+    for values, (first, _), (second, _) in _each(maps, _parts, cropped=True, masks=masks, other_masks=others):
         if bool((first & second).any()):
             raise ValueError(f"the masks of image {len(results)} overlap; each pixel belongs to one object at most.")
         first, second = (values[part & ~values.isnan()] for part in (first, second))
@@ -194,8 +193,7 @@ def _each(maps, read, cropped=False, **others):
                 f"map {number} holds {'nothing but ' * cropped}NaN or infinity. Maps of to_photo are NaN outside the "
                 "model's crop: metrics.outside_is_void takes those pixels out of maps and masks."
             )
-        values = values.double()
-        yield values, *(read(values, given, number) for given in rest)
+        yield values.double(), *(read(values, given, number) for given in rest)
 
 
 def _parts(values, mask, number):

@@ -83,8 +83,7 @@ def _stages(model):
 @torch.no_grad()
 def _draw_anew(module):
     if hasattr(module, "reset_parameters"):
-        module.reset_parameters()
-        return
+        return module.reset_parameters()
     for parameter in module.parameters(recurse=False):
         spread = parameter.float().std().item() if parameter.numel() > 1 else abs(parameter.item())
         parameter.normal_(0, spread)

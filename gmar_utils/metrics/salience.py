@@ -138,9 +138,9 @@ def saco(
     pixel_values = check_input(model, pixel_values)
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 2:
         raise ValueError(f"groups must be a whole number of at least 2, got {groups!r}.")
-    fill = baseline_named("mean")
     values, y, x = unit_values(checked_maps(maps, pixel_values), pixel_values, model, grid=grid)
     group, means = grouped(values, groups)
+    fill = baseline_named("mean")
 
     def run(image, step):  # step 0: the whole image; step k: without group k − 1
         shown = group[image] != (step - 1)[:, None, None]
