@@ -69,9 +69,9 @@ def _shards(folder, split):
     files = sorted(folder.rglob(f"{split}-*.parquet"))
     if not files:
         raise FileNotFoundError(f"{folder}: expected a folder with {split}-*.parquet files.")
-    if shard := re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.parquet", files[0].name):
-        for i in range(int(shard[2])):
-            file = files[0].with_name(f"{shard[1]}-{i:05d}-of-{shard[2]}.parquet")
+    if numbered := re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.parquet", files[0].name):
+        for i in range(int(numbered[2])):
+            file = files[0].with_name(f"{numbered[1]}-{i:05d}-of-{numbered[2]}.parquet")
             if not file.exists():
                 raise FileNotFoundError(f"{file}: this shard is missing. Download it into the folder.")
     for file in files:
