@@ -5,6 +5,6 @@ hub id or a local path, given as an argument or by environment variable; what is
 file.
 """
 
-from .scenes import shape_pairs, shapes
+from .drawing import shape_pairs, shapes
 from .tiny import tiny_imagenet, tiny_imagenet_arrays, words
 from .voc import VOC_CLASSES, VOC_TO_IMAGENET, VOC_TO_TINY_IMAGENET, VOID, best_target, voc2012, voc_pairs

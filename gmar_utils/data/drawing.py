@@ -4,18 +4,20 @@ Only the outline tells the class. Size, place, rotation, colours and texture are
 outlines cover the same area at the same size. Same seed, same bytes; scene i does not depend on how many are made.
 """
 
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
+import datasets
 import numpy as np
 import scipy.fft
+from PIL import Image
 from tqdm import tqdm
 
 BLOCK = 64  # scenes drawn together; each block has its own random stream
 SUPERSAMPLE = 3  # odd, so that the middle sample of a pixel is its centre, which decides the mask
 
 
-def _polygon(u, v, points):
+def _polygon(points, u, v):
     """Inside a polygon, by counting the edges that a ray to the right crosses."""
     inside = np.zeros(u.shape, bool)
     for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, axis=0), strict=True):
@@ -32,27 +34,20 @@ def _regular(n, inner=1.0):
 
 
 NOTCH, QUARTER = np.array([(-1, -3), (1, -3), (1, -1)]), np.array([(0, 1), (-1, 0)])
-POLYGONS = {
-    "square": _regular(4),
-    "triangle": _regular(3),
-    "bar": np.array([(-1, -0.25), (1, -0.25), (1, 0.25), (-1, 0.25)]),
-    "cross": np.concatenate([NOTCH @ np.linalg.matrix_power(QUARTER, k) for k in range(4)]) / 3,
-    "star": _regular(10, inner=0.4),
-    "bow tie": np.array([(-1, -0.7), (0, -0.12), (1, -0.7), (1, 0.7), (0, 0.12), (-1, 0.7)]),
-    "corner": np.array([(-0.8, -0.8), (-0.2, -0.8), (-0.2, 0.2), (0.8, 0.2), (0.8, 0.8), (-0.8, 0.8)]),
-}
-CURVES = {
+OUTLINES = {  # at size 1: of points (u, v), any array shape, whether each lies inside
     "disc": lambda u, v: u * u + v * v < 1,
     "ring": lambda u, v: (u * u + v * v < 1) & (u * u + v * v > 0.3),
     "crescent": lambda u, v: (u * u + v * v < 1) & ((u - 0.55) ** 2 + v * v > 0.7),
     "half disc": lambda u, v: (u * u + (v + 0.4) ** 2 < 1) & (v > -0.4),
+    "square": partial(_polygon, _regular(4)),
+    "triangle": partial(_polygon, _regular(3)),
+    "bar": partial(_polygon, [(-1, -0.25), (1, -0.25), (1, 0.25), (-1, 0.25)]),
+    "cross": partial(_polygon, np.concatenate([NOTCH @ np.linalg.matrix_power(QUARTER, k) for k in range(4)]) / 3),
+    "star": partial(_polygon, _regular(10, inner=0.4)),
+    "bow tie": partial(_polygon, [(-1, -0.7), (0, -0.12), (1, -0.7), (1, 0.7), (0, 0.12), (-1, 0.7)]),
+    "corner": partial(_polygon, [(-0.8, -0.8), (-0.2, -0.8), (-0.2, 0.2), (0.8, 0.2), (0.8, 0.8), (-0.8, 0.8)]),
 }
-CLASSES = ("disc", "ring", "crescent", "half disc", *POLYGONS)
-
-
-def inside(name: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Whether the points (u, v) lie in the outline ``name`` at size 1, any array shape: bool of that shape."""
-    return _polygon(u, v, POLYGONS[name]) if name in POLYGONS else CURVES[name](u, v)
+CLASSES = tuple(OUTLINES)
 
 
 @cache
@@ -61,8 +56,8 @@ def unit_scale() -> tuple[dict[str, float], dict[str, float]]:
     axis = np.linspace(-1.2, 1.2, 481)
     u, v = np.meshgrid(axis, axis)
     scale, reach = {}, {}
-    for name in CLASSES:
-        points = inside(name, u, v)
+    for name, outline in OUTLINES.items():
+        points = outline(u, v)
         scale[name] = np.sqrt(points.sum() * (axis[1] - axis[0]) ** 2 / (np.pi / 2))
         reach[name] = np.hypot(u, v)[points].max() / scale[name]
     return scale, reach
@@ -83,9 +78,7 @@ def _palettes(rng, n, against=None):
     colours = rng.uniform(0, 1, (4, n, 3, 3))
     first, share = colours[:, :, :1], rng.uniform(0.2, 0.7, (4, n, 1, 1))
     colours[:, :, 1:] = first + share * (colours[:, :, 1:] - first)
-    if against is None:
-        return colours[0]
-    far = np.linalg.norm(colours.mean(2) - against.mean(1), axis=-1).argmax(0)
+    far = 0 if against is None else np.linalg.norm(colours.mean(2) - against.mean(1), axis=-1).argmax(0)
     return colours[far, np.arange(n)]
 
 
@@ -105,14 +98,14 @@ def textures(rng: np.random.Generator, colours: np.ndarray, size: int) -> np.nda
     return np.clip(colours[:, None, None, 0] + share @ (colours[:, 1:] - colours[:, :1])[:, None], 0, 1)
 
 
-def _blob(u, v, waves):
+def _blob(waves, u, v):
     """An irregular outline of no class: radius 1 with random waves, ``waves`` (harmonics, 2)."""
     angle = np.arctan2(v, u)
     radius = 0.8 + sum(a * np.cos((k + 2) * angle + p) for k, (a, p) in enumerate(waves))
     return u * u + v * v < radius * radius
 
 
-def _cover(shape, size, place, radius, turn):
+def _cover(shape, size, place, radius, turn, scale=1.0):
     """Supersampled coverage (size, size) in 0..1 of an outline and whether each pixel's centre is inside it.
 
     Only the square around the object is computed: everything outside is empty.
@@ -120,17 +113,14 @@ def _cover(shape, size, place, radius, turn):
     s = SUPERSAMPLE
     lo = np.floor(np.clip((place - 1.9 * radius) * size, 0, size)).astype(int)
     hi = np.ceil(np.clip((place + 1.9 * radius) * size, 0, size)).astype(int)
-    x = (np.arange(lo[0] * s, hi[0] * s) + 0.5) / (s * size) - place[0]
-    y = (np.arange(lo[1] * s, hi[1] * s) + 0.5) / (s * size) - place[1]
+    x, y = ((np.arange(a * s, b * s) + 0.5) / (s * size) - at for a, b, at in zip(lo, hi, place, strict=True))
     c, n = np.cos(turn) / radius, np.sin(turn) / radius
     u = c * x[None, :] + n * y[:, None]
     v = c * y[:, None] - n * x[None, :]
-    fine = shape(u, v)
-    alpha, centre = np.zeros((size, size), np.float32), np.zeros((size, size), bool)
-    h, w = hi[1] - lo[1], hi[0] - lo[0]
-    alpha[lo[1] : hi[1], lo[0] : hi[0]] = fine.reshape(h, s, w, s).mean((1, 3))
-    centre[lo[1] : hi[1], lo[0] : hi[0]] = fine[s // 2 :: s, s // 2 :: s]
-    return alpha, centre
+    fine = shape(u * scale, v * scale)
+    (w, h), empty = hi - lo, ((lo[1], size - hi[1]), (lo[0], size - hi[0]))
+    alpha = fine.reshape(h, s, w, s).mean((1, 3)).astype(np.float32)
+    return np.pad(alpha, empty), np.pad(fine[s // 2 :: s, s // 2 :: s], empty)
 
 
 def _place(rng, reach, taken):
@@ -148,13 +138,12 @@ def _block(seed, block, size, objects, occlusion):
     """One block of scenes. The layout is drawn before the textures, so it is the same at every size."""
     scale, reach = unit_scale()
     layout, paint = np.random.default_rng((seed, block, objects)).spawn(2)
-    n = BLOCK
-    labels = np.argsort(layout.uniform(size=(n, len(CLASSES))), axis=1)[:, :objects]
-    ground = _palettes(paint, n)
+    labels = np.argsort(layout.uniform(size=(BLOCK, len(CLASSES))), axis=1)[:, :objects]
+    ground = _palettes(paint, BLOCK)
     base = textures(paint, ground, size)
-    paints = [textures(paint, _palettes(paint, n, ground), size) for _ in range(objects + 1)]
-    masks = np.zeros((n, objects, size, size), bool)
-    for i in range(n):
+    paints = [textures(paint, _palettes(paint, BLOCK, ground), size) for _ in range(objects + 1)]
+    masks = np.zeros((BLOCK, objects, size, size), bool)
+    for i in range(BLOCK):
         image, taken = base[i], []
         sizes = layout.uniform(*((0.24, 0.36) if objects == 1 else (0.18, 0.25)), objects)
         for j, radius in enumerate(sizes):
@@ -162,20 +151,17 @@ def _block(seed, block, size, objects, occlusion):
             place, _ = _place(layout, radius * reach[name], taken)
             taken.append((place, radius * reach[name]))
             turn = layout.uniform(0, 2 * np.pi)
-            alpha, masks[i, j] = _cover(
-                lambda u, v, k=scale[name], name=name: inside(name, u * k, v * k), size, place, radius, turn
-            )
+            alpha, masks[i, j] = _cover(OUTLINES[name], size, place, radius, turn, scale[name])
             image += alpha[..., None] * (paints[j][i] - image)
             masks[i, :j] &= ~masks[i, j]  # the second may touch the first where both are large
         for j in range(layout.integers(0, 4)):
             radius, turn = layout.uniform(0.06, 0.12), layout.uniform(0, 2 * np.pi)
             waves = layout.uniform((0.05, 0), (0.2, 2 * np.pi), (5, 2))
             place, room = _place(layout, 1.4 * radius, taken)
-            if room <= 0:
-                continue
-            taken.append((place, 1.4 * radius))
-            alpha, _ = _cover(lambda u, v, w=waves: _blob(u, v, w), size, place, radius, turn)
-            image += alpha[..., None] * (paints[-1][(i + j) % n] - image)
+            if room > 0:
+                taken.append((place, 1.4 * radius))
+                alpha, _ = _cover(partial(_blob, waves), size, place, radius, turn)
+                image += alpha[..., None] * (paints[-1][(i + j) % BLOCK] - image)
         if occlusion:
             alpha = _occluder(layout, masks[i, 0], taken[0], occlusion * layout.uniform(), size)
             image += alpha[..., None] * (paints[-1][i - 1] - image)
@@ -190,7 +176,7 @@ def _occluder(rng, mask, taken, limit, size):
     ahead = reach * np.array([np.cos(direction), np.sin(direction)])
     best = np.zeros((size, size), np.float32)
     for distance in np.linspace(1.8, 0.2, 17):
-        alpha, _ = _cover(lambda u, v: _blob(u, v, waves), size, place + distance * ahead, 0.6 * reach, turn)
+        alpha, _ = _cover(partial(_blob, waves), size, place + distance * ahead, 0.6 * reach, turn)
         if (mask & (alpha >= 0.5)).sum() > limit * mask.sum():
             break
         best = alpha
@@ -210,10 +196,9 @@ def scenes(n: int, size: int = 64, seed: int = 0, objects: int = 1, occlusion: f
     Raises:
         ValueError: no scenes, another number of objects, or an occlusion outside [0, 1).
     """
-    if n < 1:
-        raise ValueError(f"expected at least one scene, got {n}")
-    if objects not in (1, 2) or not 0 <= occlusion < 1:
-        raise ValueError(f"expected objects 1 or 2 and occlusion in [0, 1), got {objects} and {occlusion}")
+    if n < 1 or objects not in (1, 2) or not 0 <= occlusion < 1:
+        got = f"{n}, {objects} and {occlusion}"
+        raise ValueError(f"expected at least one scene, objects 1 or 2 and occlusion in [0, 1), got {got}")
     numbers = tqdm(range(-(-n // BLOCK)), desc="Drawing scenes", unit="block", delay=2, disable=None)
     blocks = [_block(seed, block, size, objects, occlusion) for block in numbers]
     images, labels, masks = (np.concatenate(part)[:n] for part in zip(*blocks, strict=True))
@@ -226,3 +211,61 @@ def _boxes(masks):
     first = [hit.argmax(-1) for hit in hits]
     last = [hit.shape[-1] - hit[..., ::-1].argmax(-1) for hit in hits]
     return np.stack([*first, *last], -1)
+
+
+def shapes(n: int, size: int = 64, seed: int = 0, objects: int = 1, occlusion: float = 0.0) -> datasets.Dataset:
+    """Generated scenes, one record per object.
+
+    Args:
+        n: Scenes.
+        size: Pixels.
+        seed: Same seed, same scenes.
+        objects: 1 or 2 in a scene.
+        occlusion: The largest share of the (first) object that may be hidden.
+
+    Returns:
+        Records of ``image``, ``label``, ``mask`` (uint8 PIL image, 1 the visible object, 0 the rest), ``box`` (x1 and
+        y1 exclusive), ``scene`` (0 to n − 1).
+
+    Raises:
+        ValueError: no scenes, another number of objects, or an occlusion outside [0, 1).
+    """
+    made = scenes(n, size, seed, objects, occlusion)
+    which = np.repeat(np.arange(n), objects)
+    masks = made.masks.reshape(-1, size, size).astype(np.uint8)
+    columns = {
+        "image": [Image.fromarray(made.images[i]) for i in which],
+        "label": made.labels.ravel(),
+        "mask": [Image.fromarray(m) for m in masks],
+        "box": made.boxes.reshape(-1, 4),
+        "scene": which,
+    }
+    picture, whole = datasets.Image(), datasets.Value("int64")
+    label, box = datasets.ClassLabel(names=list(CLASSES)), datasets.List(whole)
+    features = datasets.Features(image=picture, label=label, mask=picture, box=box, scene=whole)
+    return datasets.Dataset.from_dict(columns, features=features)  # a cast would show a bar
+
+
+def shape_pairs(n: int, size: int = 64, seed: int = 0) -> datasets.Dataset:
+    """Generated scenes of two objects of different classes, one record per scene: the layout of `voc_pairs`.
+
+    Args:
+        n: Scenes.
+        size: Pixels.
+        seed: Same seed, same scenes.
+
+    Returns:
+        Records of ``image``, ``masks`` (two uint8 PIL images, 1 the object), ``groups`` (the class of each, as a list
+        of one) and ``file`` (the number of the scene).
+
+    Raises:
+        ValueError: no scenes.
+    """
+    made = scenes(n, size, seed, objects=2)
+    columns = {
+        "image": [Image.fromarray(image) for image in made.images],
+        "masks": [[Image.fromarray(m) for m in some] for some in made.masks.astype(np.uint8)],
+        "groups": made.labels[:, :, None],
+        "file": [f"scene {i}" for i in range(n)],
+    }
+    return datasets.Dataset.from_dict(columns)

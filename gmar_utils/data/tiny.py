@@ -1,6 +1,5 @@
 """Tiny-ImageNet: 200 classes, 64 × 64 pixels, with a box around each object."""
 
-import csv
 import re
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,6 @@ from tqdm import tqdm
 
 from .sources import decode, find_source, from_hub, open_picture
 
-TINY_IMAGENET = "zh-plus/tiny-imagenet"
 CLASSES = Path(__file__).with_name("tiny_imagenet_classes.tsv")
 
 
@@ -36,11 +34,11 @@ def tiny_imagenet(split: str = "valid", source: str | Path | None = None) -> dat
     """
     if split not in ("train", "valid"):
         raise ValueError(f"expected split 'train' or 'valid', got {split!r}")
-    path, hub = find_source(source, "GMAR_TINY_IMAGENET", TINY_IMAGENET)
+    path, hub = find_source(source, "GMAR_TINY_IMAGENET", "zh-plus/tiny-imagenet")
     if hub:
         parts = [_checked(from_hub(hub, split, "GMAR_TINY_IMAGENET"), f"{hub} {split}")]
     else:
-        parts = [_checked(_shard(file), file) for file in _files(path, split)]
+        parts = [_checked(shard, file) for file, shard in _shards(path, split)]
     return datasets.concatenate_datasets(parts).with_transform(partial(decode, image=open_picture))
 
 
@@ -57,35 +55,32 @@ def tiny_imagenet_arrays(split: str = "valid", source: str | Path | None = None)
     records = tiny_imagenet(split, source)
     images = torch.empty(len(records), 3, 64, 64, dtype=torch.uint8)
     for i in tqdm(range(0, len(records), 500), "Decoding", delay=2):
-        pictures = np.stack(records[i : i + 500]["image"])
-        images[i : i + 500] = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+        images[i : i + 500] = torch.from_numpy(np.stack(records[i : i + 500]["image"])).movedim(-1, 1)
     return images, torch.tensor(records["label"][:])
 
 
 def words() -> list[str]:
     """Words for the 200 classes of Tiny-ImageNet, in the order of the wnids (the order of every source)."""
-    with CLASSES.open(encoding="utf-8", newline="") as file:
-        return [row["words"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
+    return [line.split("\t")[1] for line in CLASSES.read_text(encoding="utf8").splitlines()[1:]]
 
 
-def _files(folder, split):
+def _shards(folder, split):
+    """Each parquet file of a split, and what is in it."""
     files = sorted(folder.rglob(f"{split}-*.parquet"))
     if not files:
         raise FileNotFoundError(f"{folder}: expected a folder with {split}-*.parquet files.")
-    if shard := re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.parquet", files[0].name):
-        for i in range(int(shard[2])):
-            file = files[0].with_name(f"{shard[1]}-{i:05d}-of-{shard[2]}.parquet")
+    if numbered := re.fullmatch(r"(.*)-\d{5}-of-(\d{5})\.parquet", files[0].name):
+        for i in range(int(numbered[2])):
+            file = files[0].with_name(f"{numbered[1]}-{i:05d}-of-{numbered[2]}.parquet")
             if not file.exists():
                 raise FileNotFoundError(f"{file}: this shard is missing. Download it into the folder.")
-    return files
-
-
-def _shard(file):
-    try:
-        return datasets.Dataset(pq.read_table(file))
-    except (OSError, ValueError) as error:
-        said = " ".join(str(error).split())
-        raise ValueError(f"{file}: not a complete parquet file ({said}). Download it again.") from error
+    for file in files:
+        try:
+            shard = datasets.Dataset(pq.read_table(file))
+        except (OSError, ValueError) as error:
+            said = " ".join(str(error).split())
+            raise ValueError(f"{file}: not a complete parquet file ({said}). Download it again.") from error
+        yield file, shard
 
 
 def _checked(shard, origin):
@@ -106,6 +101,6 @@ def _checked(shard, origin):
         "label": labels,
         "box": [box and [box[0], box[1], box[2] + 1, box[3] + 1] for box in boxes],  # theirs include the last pixels
     }
-    features = {"image": datasets.Image(decode=False), "label": datasets.ClassLabel(names=names)}
-    features["box"] = datasets.List(datasets.Value("int16"))
-    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    image, box = datasets.Image(decode=False), datasets.List(datasets.Value("int16"))
+    features = datasets.Features(image=image, label=datasets.ClassLabel(names=names), box=box)
+    return datasets.Dataset.from_dict(columns, features=features)

@@ -1,6 +1,5 @@
 """VOC 2012 segmentation: photos with masks, and which classes of a model count as a VOC class."""
 
-import csv
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -13,7 +12,6 @@ from tqdm import tqdm
 
 from .sources import decode, find_source, from_hub, open_picture
 
-VOC2012 = "nateraw/pascal-voc-2012"
 VOID = 255
 
 
@@ -24,12 +22,11 @@ def _ids(text):
 
 
 # VOC's classes in their order, and which classes of a model count as one; person, for one, has no counterpart.
-with Path(__file__).with_name("voc_classes.tsv").open(encoding="utf8", newline="") as file:
-    _ROWS = list(csv.DictReader(file, delimiter="\t"))
-VOC_CLASSES = tuple(row["class"] for row in _ROWS)
-VOC_TO_TINY_IMAGENET, VOC_TO_IMAGENET = (
-    {row["class"]: _ids(row[k]) for row in _ROWS if row[k]} for k in ("tiny_imagenet", "imagenet")
-)
+_LINES = Path(__file__).with_name("voc_classes.tsv").read_text(encoding="utf8").splitlines()
+_ROWS = [line.split("\t") for line in _LINES[1:]]
+VOC_CLASSES = tuple(name for name, *_ in _ROWS)
+VOC_TO_TINY_IMAGENET = {name: _ids(tiny) for name, tiny, _, _ in _ROWS if tiny}
+VOC_TO_IMAGENET = {name: _ids(imagenet) for name, _, imagenet, _ in _ROWS if imagenet}
 
 
 def voc2012(source: str | Path | None = None, split: str = "val", classes: int = 200) -> datasets.Dataset:
@@ -50,9 +47,9 @@ def voc2012(source: str | Path | None = None, split: str = "val", classes: int =
         ValueError: another number of classes, or a damaged file; it is named.
     """
     return _dataset(
-        {"image": image, "mask": {**mask, "class": label}, "label": label, "targets": targets, "file": name}
-        for name, image, mask, found in _voc_classes(source, split, classes)
-        for label, targets in found.items()
+        {"image": image, "mask": mask, "label": label, "targets": targets, "file": name}
+        for name, image, found in _voc_classes(source, split, classes)
+        for mask, label, targets in found
     )
 
 
@@ -74,14 +71,9 @@ def voc_pairs(source: str | Path | None = None, split: str = "val", classes: int
         FileNotFoundError, ValueError: as `voc2012`.
     """
     return _dataset(
-        {
-            "image": image,
-            "masks": [{**mask, "class": label} for label in pair],
-            "groups": [found[label] for label in pair],
-            "file": name,
-        }
-        for name, image, mask, found in _voc_classes(source, split, classes)
-        for pair in combinations(found, 2)
+        {"image": image, "masks": masks, "groups": groups, "file": name}
+        for name, image, found in _voc_classes(source, split, classes)
+        for masks, _, groups in (zip(*pair, strict=True) for pair in combinations(found, 2))
     )
 
 
@@ -91,19 +83,20 @@ def _dataset(rows):
 
 
 def _voc_classes(source, split, classes):
-    """(id, image, mask, {VOC class in it that the model knows: the model's classes that count as it}) of each photo."""
+    """(id, image, [(mask, VOC class, the model's classes that count as it)] for each class that the model knows)."""
     tables = {200: VOC_TO_TINY_IMAGENET, 1000: VOC_TO_IMAGENET}
     if classes not in tables:
         raise ValueError(f"expected classes 200 (Tiny-ImageNet) or 1000 (ImageNet), got {classes}.")
-    path, hub = find_source(source, "GMAR_VOC2012", VOC2012)
-    for name, image, mask in tqdm(_voc_hub(hub, split) if hub else _voc_folder(path, split), "VOC masks", delay=2):
-        labels = (label for label in _values(_voc_mask(mask)) if label != VOID)
-        known = {label: tables[classes].get(VOC_CLASSES[label]) for label in labels}
-        yield name, image, mask, {label: targets for label, targets in known.items() if targets}
+    known = {VOC_CLASSES.index(name): targets for name, targets in tables[classes].items()}
+    path, hub = find_source(source, "GMAR_VOC2012", "nateraw/pascal-voc-2012")
+    photos = list(_voc_hub(hub, split) if hub else _voc_folder(path, split))
+    for name, image, mask in tqdm(photos, "VOC masks", delay=2):
+        labels = [label for label in _values(_voc_mask(mask)) if label in known]
+        yield name, image, [({**mask, "class": label}, label, known[label]) for label in labels]
 
 
 def _voc_folder(path, split):
-    """[(id, image, mask)] of a VOCdevkit, VOC2012 or any folder above them."""
+    """(id, image, mask) of each photo of a VOCdevkit, VOC2012 or any folder above them."""
     roots = (path, path / "VOC2012", path / "VOCdevkit" / "VOC2012")
     root = next((r for r in roots if (r / "ImageSets").is_dir()), None)
     if root is None:
@@ -111,23 +104,19 @@ def _voc_folder(path, split):
     listing = root / "ImageSets" / "Segmentation" / f"{split}.txt"
     if not listing.exists():
         raise FileNotFoundError(f"{listing}: this list of images is missing. Unpack the archive again.")
-    pairs = []
     for name in listing.read_text().split():
         files = root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClass" / f"{name}.png"
         for file in files:
             if not file.exists():
                 raise FileNotFoundError(f"{file}: listed in {listing.name}, but missing. Unpack the archive again.")
-        pairs.append((name, *({"bytes": None, "path": str(f)} for f in files)))
-    return pairs
+        yield name, *({"bytes": None, "path": str(file)} for file in files)
 
 
 def _voc_hub(name, split):
     ds = from_hub(name, split, "GMAR_VOC2012")
     ds = ds.cast_column("image", datasets.Image(decode=False)).cast_column("mask", datasets.Image(decode=False))
-    return [
-        (str(i), *({**row[k], "path": f"{name} {split} row {i} ({k})"} for k in ("image", "mask")))
-        for i, row in enumerate(ds)
-    ]
+    for i, row in enumerate(ds):
+        yield str(i), *({**row[k], "path": f"{name} {split} row {i} ({k})"} for k in ("image", "mask"))
 
 
 def _voc_palette():

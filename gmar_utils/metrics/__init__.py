@@ -1,18 +1,6 @@
 """Metrics of explanation maps: pure functions of a model, images and maps. Each result carries its protocol."""
 
-from .faithfulness import (
-    KEPT_LIMIT,
-    Curve,
-    Masked,
-    Protocol,
-    average_drop,
-    average_increase,
-    deletion,
-    insertion,
-    masked_scores,
-    morf_lerf,
-    srg,
-)
+from .faithfulness import KEPT_LIMIT, Curve, Protocol, deletion, insertion, morf_lerf, srg
 from .heads import MutedHeads, head_ablation, head_effects
 from .localization import (
     PRESETS,
@@ -29,4 +17,4 @@ from .localization import (
     which,
 )
 from .randomization import Randomization, parameter_randomization, randomized, rank_correlation
-from .salience import consistency, saco
+from .salience import Masked, average_drop, average_increase, consistency, masked_scores, saco

@@ -1,19 +1,18 @@
-"""Faithfulness: does the model's score follow the pixels that a map calls important?
+"""Faithfulness of an order: does the model's score follow the pixels that a map calls important?
 
 Letters as in the book's notation: B images, an R × C patch grid, S steps, y the logit of the target class. Every result
 carries a `Protocol`; a score without one cannot be reproduced.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from ..capture.checks import choice
-from .forwards import Target, check_input, row_scores
+from .forwards import Grid, Target, check_input, checked_maps, on_pixels, ranks, row_scores, unit_values
 from .imputation import Baseline, baseline_named
-from .units import checked_maps, image_size_maps, on_pixels, ranks, unit_values
 
 KEPT_LIMIT = 20.0  # percent of the full score: a baseline that keeps more than this is no "nothing"
 
@@ -44,8 +43,7 @@ class Protocol:
         return f"{self.metric}: " + " · ".join(f"{name} {value}" for name, value in rest if value is not None)
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
     """Score against the fraction of the image inserted or removed.
 
     fractions (S+1,) in [0, 1]; scores (B, S+1); auc (B,), the trapezoid over the fraction: a constant curve s gives s;
@@ -65,112 +63,15 @@ class Curve:
         return 100 * self.baseline / self.full
 
 
-@dataclass(frozen=True)
-class Masked:
-    """Scores of the full and of the masked images, both (B,), and the share of the image let through, (B,) percent."""
-
-    full: torch.Tensor
-    masked: torch.Tensor
-    coverage: torch.Tensor
-    protocol: Protocol
-
-
-def average_drop(full: torch.Tensor, masked: torch.Tensor, per_image: bool = False) -> torch.Tensor:
-    """Average Drop, percent, lower is better: 100/N Σ max(0, Y − O)/Y [jo2025gmar].
-
-    Blind to coverage: a map that lets most of the image through drops little, a random one included. Read it beside
-    `Masked.coverage`, or use `masking="top"`.
-
-    Args:
-        full: (B,) scores Y of the untouched images.
-        masked: (B,) scores O of the masked ones.
-        per_image: the (B,) terms in place of their mean.
-
-    Raises:
-        ValueError: for a score Y ≤ 0, or scores that are not finite.
-    """
-    full, masked = _pair(full, masked)
-    if not bool((full > 0).all()):
-        raise ValueError(
-            f"Average Drop divides by the full image's score, which must be > 0; the smallest is "
-            f"{full.min():.4g}. Use score='probability', or leave out images whose logit is not positive."
-        )
-    drop = 100 * (full - masked).clamp(min=0) / full
-    return drop if per_image else drop.mean()
-
-
-def average_increase(full: torch.Tensor, masked: torch.Tensor, per_image: bool = False) -> torch.Tensor:
-    """Average Increase, percent, higher is better: the share of images with O > Y [jo2025gmar].
-
-    Blind to the size of a change: a score that rises by 1e-6 counts as much as one that doubles. Arguments as
-    `average_drop`.
-    """
-    full, masked = _pair(full, masked)
-    increase = 100 * (masked > full).to(full.dtype)
-    return increase if per_image else increase.mean()
-
-
-def masked_scores(
-    model: nn.Module,
-    pixel_values: torch.Tensor,
-    maps: torch.Tensor,
-    target: Target = None,
-    *,
-    masking: str = "multiply",
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    **forward: object,
-) -> Masked:
-    """Scores before and after masking the image by its map: what Average Drop and Increase are computed from.
-
-    Args:
-        model: classifier.
-        pixel_values: (B, channels, height, width).
-        maps: (B, height, width) in [0, 1], or (B, R, C), brought to image size bilinearly and to [0, 1] by min–max.
-        target: None (the class predicted on the full image) | int | (B,).
-        masking: "multiply" in normalised space | "raw": towards black in RGB (needs the processor's mean and std)
-            | "top": keep the top half of the patches, zero the rest: the same coverage for all [wang2020scorecam].
-        mean: per channel, for "raw".
-        std: per channel, for "raw".
-        **forward: score, batch_size and precision, as `forwards.row_scores`.
-    """
-    choice("masking", masking, ("multiply", "raw", "top"))
-    pixel_values = check_input(model, pixel_values)
-    maps = checked_maps(maps, pixel_values)
-    if masking == "top":
-        values, y, x = unit_values(maps, pixel_values, model)
-        units = values[0].numel()
-        keep = on_pixels(ranks(values, descending=True) < units - units // 2, y, x).to(pixel_values.dtype)
-    else:
-        keep = image_size_maps(maps, pixel_values).to(pixel_values.dtype)
-    if masking == "raw":
-        if mean is None or std is None:
-            raise ValueError(
-                "masking='raw' works on RGB values: pass the processor's mean= and std= (image_mean, image_std)."
-            )
-        mean, std = (torch.as_tensor(v).to(pixel_values).reshape(-1, 1, 1) for v in (mean, std))
-        masked = ((pixel_values * std + mean) * keep[:, None] - mean) / std
-    else:
-        masked = pixel_values * keep[:, None]
-    versions = torch.stack([pixel_values, masked], 1)
-
-    def run(image, step):
-        return model(versions[image, step])
-
-    scores, about = row_scores(model, pixel_values, target, 2, run, **forward)
-    protocol = Protocol("drop and increase", masking=masking, **about)
-    return Masked(scores[:, 0], scores[:, 1], 100 * keep.float().mean((1, 2)), protocol)
-
-
 def insertion(
     model: nn.Module, pixel_values: torch.Tensor, maps: torch.Tensor, target: Target = None, **protocol: object
 ) -> Curve:
     """Insertion, higher is better: the score while patches appear on the baseline, the map's highest first.
 
     RISE's metric [petsiuk2018rise], by patch. Blind to what the baseline leaves standing: read `Curve.baseline_kept`.
-    Arguments as `removal`, without its `order`.
+    Arguments as `deletion`, without its `order`.
     """
-    return removal(model, pixel_values, maps, target, order="insert", **protocol)
+    return deletion(model, pixel_values, maps, target, order="insert", **protocol)
 
 
 def deletion(
@@ -180,18 +81,54 @@ def deletion(
     target: Target = None,
     *,
     order: str = "most",
-    **protocol: object,
+    baseline: Baseline = "zero",
+    steps: int | str | None = None,
+    unit: str = "patch",
+    grid: Grid = None,
+    seed: int = 0,
+    **forward: object,
 ) -> Curve:
     """Deletion, lower is better: the score while patches give way to the baseline, the map's highest first.
 
     RISE's metric [petsiuk2018rise], by patch. Blind to the difference between a removed object and a picture that no
-    longer looks like any the model has seen. Arguments as `removal`.
+    longer looks like any the model has seen.
 
     Args:
-        order: "most" relevant first is MoRF; "least" is LeRF, and then higher is better.
+        model: classifier.
+        pixel_values: (B, channels, height, width).
+        maps: (B, R, C), ordered as they are, or (B, height, width), averaged per patch; ties keep reading order.
+        target: None (the class predicted on the full image) | int | (B,).
+        order: "most" relevant first is MoRF; "least" is LeRF, and then higher is better | "insert": the most relevant
+            appear on the baseline, which is `insertion`.
+        baseline: "zero" in normalised space | "blur" (RISE's; at 64 px it keeps most of the score) | "mean" of each
+            image | "linear": ROAD's noisy imputation, drawn with `seed` (slow: one solve an image and step)
+            | a function (x (b, channels, height, width), shown (b, height, width) bool) → x with the rest replaced.
+        steps: a number S (default min(R·C, 32)), equal numbers of patches each | "patch": one at a time.
+        unit: "patch" | "pixel", as RISE orders.
+        grid: (R, C); needed only for full-size maps of a model without a strided Conv2d.
+        seed: of "linear".
+        **forward: score, batch_size and precision, as `forwards.row_scores`.
     """
-    choice("order", order, ("most", "least"))
-    return removal(model, pixel_values, maps, target, order=order, **protocol)
+    choice("order", order, ("most", "least", "insert"))
+    pixel_values, inserting = check_input(model, pixel_values), order == "insert"
+    fill = baseline_named(baseline, seed)
+    values, y, x = unit_values(checked_maps(maps, pixel_values), pixel_values, model, unit, grid)
+    place, units = ranks(values, descending=order != "least"), values[0].numel()
+    steps = step_count(steps, unit, units)
+    counts = torch.linspace(0, units, steps + 1, dtype=torch.float64).round().long().to(pixel_values.device)
+
+    def run(image, step):
+        shown = (place[image] < counts[step, None, None]) == inserting
+        return model(fill(pixel_values[image], on_pixels(shown, y, x)))
+
+    scores, about = row_scores(model, pixel_values, target, steps + 1, run, **forward)
+    fractions = (counts / units).to(scores.dtype)
+    full, empty = (scores[:, -1], scores[:, 0]) if inserting else (scores[:, 0], scores[:, -1])
+    metric, order = ("insertion", None) if inserting else ("deletion", order)
+    seed = seed if baseline == "linear" else None
+    baseline = baseline if isinstance(baseline, str) else getattr(baseline, "__name__", "own")
+    protocol = Protocol(metric, baseline=baseline, order=order, steps=steps, unit=unit, seed=seed, **about)
+    return Curve(fractions, scores, torch.trapezoid(scores, fractions), full, empty, protocol)
 
 
 def morf_lerf(
@@ -232,83 +169,12 @@ def srg(
     return inserted.auc - deletion(model, pixel_values, maps, target, **protocol).auc
 
 
-def removal(
-    model: nn.Module,
-    pixel_values: torch.Tensor,
-    maps: torch.Tensor,
-    target: Target = None,
-    *,
-    order: str,
-    baseline: Baseline = "zero",
-    steps: int | str | None = None,
-    unit: str = "patch",
-    grid: tuple[int, int] | None = None,
-    seed: int = 0,
-    **forward: object,
-) -> Curve:
-    """The curve behind `insertion` and `deletion`, and what both take.
-
-    Args:
-        model: classifier.
-        pixel_values: (B, channels, height, width).
-        maps: (B, R, C), ordered as they are, or (B, height, width), averaged per patch; ties keep reading order.
-        target: None (the class predicted on the full image) | int | (B,).
-        order: "insert": the most relevant appear first | "most" | "least": they are removed first.
-        baseline: "zero" in normalised space | "blur" (RISE's; at 64 px it keeps most of the score) | "mean" of each
-            image | "linear": ROAD's noisy imputation, drawn with `seed` (slow: one solve an image and step)
-            | a function (x (b, channels, height, width), shown (b, height, width) bool) → x with the rest replaced.
-        steps: a number S (default min(R·C, 32)), equal numbers of patches each | "patch": one at a time.
-        unit: "patch" | "pixel", as RISE orders.
-        grid: (R, C); needed only for full-size maps of a model without a strided Conv2d.
-        seed: of "linear".
-        **forward: score, batch_size and precision, as `forwards.row_scores`.
-    """
-    pixel_values, inserting = check_input(model, pixel_values), order == "insert"
-    fill = baseline_named(baseline, seed)
-    values, y, x = unit_values(checked_maps(maps, pixel_values), pixel_values, model, unit, grid)
-    place, units = ranks(values, descending=order != "least"), values[0].numel()
-    steps = step_count(steps, unit, units)
-    counts = torch.linspace(0, units, steps + 1, dtype=torch.float64).round().long().to(pixel_values.device)
-
-    def run(image, step):
-        shown = (place[image] < counts[step, None, None]) == inserting
-        return model(fill(pixel_values[image], on_pixels(shown, y, x)))
-
-    scores, about = row_scores(model, pixel_values, target, steps + 1, run, **forward)
-    fractions = (counts / units).to(scores.dtype)
-    full, empty = (scores[:, -1], scores[:, 0]) if inserting else (scores[:, 0], scores[:, -1])
-    protocol = Protocol(
-        "insertion" if inserting else "deletion",
-        baseline=baseline if isinstance(baseline, str) else getattr(baseline, "__name__", "own"),
-        order=None if inserting else order,
-        steps=steps,
-        unit=unit,
-        seed=seed if baseline == "linear" else None,
-        **about,
-    )
-    return Curve(fractions, scores, torch.trapezoid(scores, fractions), full, empty, protocol)
-
-
 def step_count(steps: int | str | None, unit: str, units: int) -> int:
     """The number of steps S that `steps` stands for with this many units; ValueError if it stands for none."""
-    if steps == "patch":
-        if unit == "pixel":
-            raise ValueError("steps='patch' needs unit='patch'; give a number of steps for unit='pixel'.")
-        return units
-    if steps is None:
-        return min(units, 32)
+    if steps == "patch" and unit == "pixel":
+        raise ValueError("steps='patch' needs unit='patch'; give a number of steps for unit='pixel'.")
+    if steps in (None, "patch"):
+        return units if steps else min(units, 32)
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= units:
         raise ValueError(f"steps must be 'patch' or a whole number from 1 to {units} ({unit} units), got {steps!r}.")
     return steps
-
-
-def _pair(full, masked):
-    full, masked = torch.as_tensor(full), torch.as_tensor(masked)
-    if full.shape != masked.shape or full.ndim != 1 or not len(full):
-        raise ValueError(
-            f"full and masked must be (B,) scores of the same images, got {tuple(full.shape)} and "
-            f"{tuple(masked.shape)}."
-        )
-    if not bool((full.isfinite() & masked.isfinite()).all()):
-        raise ValueError("full and masked scores must be finite; one of them is NaN or infinite.")
-    return full, masked

@@ -1,4 +1,5 @@
-"""What every metric's forward passes share: precision, targets, scores, and the loop over (image, step) rows."""
+"""What every metric of forward passes shares: input, precision, targets, scores, and the loop over (image, step) rows;
+and maps cut into the units that it removes, patches or pixels: their order, and where each one lies."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -7,13 +8,16 @@ from functools import partial
 import torch
 from torch import nn
 
+from ..capture import trace
 from ..capture.checks import check_model, check_pixel_values, check_whole, choice
-from ..capture.layout import find_blocks, logits_of, unwrap
+from ..capture.layout import logits_of, unwrap
 from ..capture.settling import settled
 from ..capture.target import class_score, probability, resolve_target
+from ..photo import resize
 
 SCORES = ("probability", "logit")
 Target = int | list[int] | torch.Tensor | None  # None: the class predicted on the full image; else one, or (B,)
+Grid = tuple[int, int] | None  # (R, C)
 
 
 def check_input(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -45,18 +49,18 @@ def evaluating(model: nn.Module, pixel_values: torch.Tensor, precision: str = "f
     """
     choice("precision", precision, ("float32", "auto"))
     device, dtype, module = pixel_values.device.type, pixel_values.dtype, unwrap(model)
-    with settled(module), ExitStack() as stack:
+    with settled(module) as blocks, ExitStack() as stack:
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
         elif precision == "auto" and dtype == torch.float32:
-            dtype = _made_cheap(module, pixel_values.device, stack)
+            dtype = _made_cheap(blocks, pixel_values.device, stack)
         stack.enter_context(torch.inference_mode())
         yield str(dtype).removeprefix("torch.")
 
 
-def _made_cheap(module, device, stack):
+def _made_cheap(blocks, device, stack):
     """Autocast to `cheap_dtype` for as long as the stack is open; the type that the blocks then compute in."""
-    dtype, blocks = cheap_dtype(device), find_blocks(module)
+    dtype = cheap_dtype(device)
     if dtype == torch.float32 or not blocks:
         return torch.float32
     if device.type == "cuda":  # around all of the model: compiled, it is one graph
@@ -110,16 +114,85 @@ def row_scores(
         raise ValueError(f"A metric follows one class: target is an id, or ids in a list or tensor; got {target!r}.")
     rows = torch.arange(len(pixel_values) * steps, device=pixel_values.device)
     with evaluating(model, pixel_values, precision) as found:
-        ids = _resolved(model, pixel_values, target, batch_size)
+        # A given class is checked against one image's logits: that needs no full pass.
+        asked = pixel_values if target is None else pixel_values[:1]
+        logits = torch.cat([logits_of(model(x)) for x in asked.split(batch_size)])
+        ids = resolve_target(model, logits.expand(len(pixel_values), -1), target)
         parts = ((row // steps, row % steps) for row in rows.split(batch_size))
         scores = [score_of(model, run(image, step), ids[image], score) for image, step in parts]
     about = {"score": score, "target": "predicted" if target is None else "label", "precision": found}
     return torch.cat(scores).unflatten(0, (-1, steps)), about | {"images": len(pixel_values)}
 
 
-def _resolved(model, pixel_values, target, batch_size):
-    """Class ids (B,); None is the predicted class. A given one is checked against one image's logits, no full pass."""
-    if target is None:
-        return torch.cat([resolve_target(model, logits_of(model(x))) for x in pixel_values.split(batch_size)])
-    logits = logits_of(model(pixel_values[:1]))
-    return resolve_target(model, logits.expand(len(pixel_values), -1), target)
+def checked_maps(maps: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
+    """The maps, float32 on the images' device; ValueError unless finite, (B, R, C) and no larger than the images."""
+    shape = tuple(getattr(maps, "shape", ()))
+    batch = isinstance(maps, torch.Tensor) and maps.ndim == 3 and len(maps) == len(pixel_values)
+    if not batch or 0 in shape or maps.is_complex():
+        raise ValueError(
+            f"maps must be a tensor of real numbers (B, R, C) or (B, height, width) with B = {len(pixel_values)}, got "
+            f"{shape or type(maps).__name__}."
+        )
+    if not bool(maps.isfinite().all()):
+        bad = (~maps.isfinite()).flatten(1).any(1).nonzero()[:, 0].tolist()
+        raise ValueError(
+            f"maps hold NaN or infinity (images {bad[:8]} of the batch): an order of patches is undefined. "
+            "Faithfulness uses maps on the model's input, not those of to_photo."
+        )
+    height, width = pixel_values.shape[-2:]
+    if shape[1] > height or shape[2] > width:
+        raise ValueError(f"maps of {shape[1]}×{shape[2]} are larger than the image of {height}×{width} pixels.")
+    return maps.detach().to(pixel_values.device, torch.float32)
+
+
+def unit_values(
+    maps: torch.Tensor, pixel_values: torch.Tensor, model: nn.Module, unit: str = "patch", grid: Grid = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What is removed, and where it lies.
+
+    Args:
+        maps: (B, R, C), each value one unit, or (B, height, width), averaged per patch of the model.
+        pixel_values: (B, channels, height, width).
+        model: its patch embedding says how large a patch is.
+        unit: "patch" | "pixel".
+        grid: (R, C) of a model whose layout `trace` cannot see; needed for full-size maps only.
+
+    Returns:
+        Values (B, R, C) of the units, the row of units (height,) of each pixel row, and the column (width,) of each
+        pixel column. A pixel behind the last whole patch belongs to the last patch. A map with another grid than the
+        model's is laid over the whole image: pixel row y belongs to row ⌊y·R/height⌋, exact for every size.
+    """
+    choice("unit", unit, ("patch", "pixel"))
+    size = tuple(pixel_values.shape[-2:])
+    if unit == "pixel":
+        return resize(maps, size), *(torch.arange(n, device=maps.device) for n in size)
+    full = tuple(maps.shape[1:]) == size and tuple(grid or ()) != size
+    rows, columns = (grid or trace(model, pixel_values[:1], gradients=False).grid) if full else maps.shape[1:]
+    strided = (m.stride for m in model.modules() if isinstance(m, nn.Conv2d) and m.stride == m.kernel_size)
+    strides = next(strided, (None, None))
+    y, x = (_unit_of(n, k, s, maps.device) for n, k, s in zip(size, (rows, columns), strides, strict=True))
+    if full:
+        place = (y[:, None] * columns + x).flatten()
+        sums = torch.zeros(len(maps), rows * columns, dtype=torch.float64, device=maps.device)
+        sums.index_add_(1, place, maps.flatten(1).double())
+        maps = (sums / place.bincount(minlength=rows * columns)).float().unflatten(1, (rows, columns))
+    return maps, y, x
+
+
+def ranks(values: torch.Tensor, descending: bool) -> torch.Tensor:
+    """The place (B, R, C) of each unit in the order of `values`; ties keep reading order."""
+    return values.flatten(1).argsort(dim=1, descending=descending, stable=True).argsort(dim=1).view_as(values)
+
+
+def on_pixels(units: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Something of each unit (B, R, C) spread over its pixels (B, height, width)."""
+    return units[:, y][:, :, x]
+
+
+def _unit_of(pixels, units, stride, device):
+    """The unit of each pixel along one side: the model's own patches where their number fits, what is left over to the
+    last one; else units of equal share."""
+    place = torch.arange(pixels, device=device)
+    if stride and units in (pixels // stride, -(-pixels // stride)):
+        return (place // stride).clamp(max=units - 1)
+    return place * units // pixels

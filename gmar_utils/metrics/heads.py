@@ -8,8 +8,7 @@ from torch.overrides import TorchFunctionMode
 from ..capture.checks import choice
 from ..capture.layout import unwrap
 from .faithfulness import Curve, Protocol
-from .forwards import Target, check_input, evaluating, row_scores
-from .units import ranks
+from .forwards import Target, check_input, evaluating, ranks, row_scores
 
 
 def head_ablation(
@@ -66,8 +65,7 @@ def head_effects(
     """|Δy| (B, L, H): how far the target's score moves when each head alone is muted.
 
     Arguments as `head_ablation`; score="logit" is the default here."""
-    pixel_values = check_input(model, pixel_values)
-    module = unwrap(model)
+    pixel_values, module = check_input(model, pixel_values), unwrap(model)
     with evaluating(module, pixel_values), MutedHeads() as counted:
         module(pixel_values[:1])
     depth, heads = len(counted.heads), counted.heads[0]

@@ -10,6 +10,8 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.sparse import csr_matrix, identity, kron
 from scipy.sparse.linalg import splu
 
+from ..capture.checks import choice
+
 Baseline = str | Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -22,11 +24,9 @@ def baseline_named(baseline: Baseline, seed: int = 0) -> Callable[[torch.Tensor,
     """
     if callable(baseline):
         return partial(_checked, baseline)
+    choice("baseline, unless it is a function (x, shown) -> x,", baseline, (*_FILLS, "linear"))
     if baseline == "linear":
         return partial(linear, seed=seed)
-    if baseline not in _FILLS:
-        names = ", ".join(map(repr, [*_FILLS, "linear"]))
-        raise ValueError(f"baseline must be one of {names} or a function (x, shown) -> x, got {baseline!r}.")
     return lambda x, shown: torch.where(shown[:, None], x, _FILLS[baseline](x))
 
 
@@ -40,9 +40,7 @@ def blur(pixel_values: torch.Tensor) -> torch.Tensor:
     channels, *size = pixel_values.shape[1:]
     side = min(size)
     width = max(3, round(11 * side / 224) | 1)
-    delta = np.zeros(width)
-    delta[width // 2] = 1
-    kernel = torch.as_tensor(gaussian_filter1d(delta, 5 * side / 224)).to(pixel_values)
+    kernel = torch.as_tensor(gaussian_filter1d(np.eye(width)[width // 2], 5 * side / 224)).to(pixel_values)
     for shape, padding in (((1, 1, -1, 1), (width // 2, 0)), ((1, 1, 1, -1), (0, width // 2))):
         weight = kernel.reshape(shape).expand(channels, -1, -1, -1)
         pixel_values = F.conv2d(pixel_values, weight, padding=padding, groups=channels)
@@ -63,15 +61,11 @@ def linear(pixel_values: torch.Tensor, shown: torch.Tensor, seed: int = 0, noise
     filled = pixel_values.flatten(2).double().cpu().numpy()  # NumPy has no bfloat16
     for image, keep in zip(filled, shown.flatten(1).cpu().numpy(), strict=True):
         hidden, known = np.flatnonzero(~keep), np.flatnonzero(keep)
-        if not len(hidden):
-            continue
-        if len(known):
+        image[:, hidden] = field[:, hidden]
+        if len(hidden) and len(known):
             rows = weights[hidden]
             system = (identity(len(hidden)) - rows[:, hidden]).tocsc()
-            image[:, hidden] = splu(system).solve(rows[:, known] @ image[:, known].T).T
-        else:
-            image[:] = 0
-        image[:, hidden] += field[:, hidden]
+            image[:, hidden] += splu(system).solve(rows[:, known] @ image[:, known].T).T
     return torch.as_tensor(filled).to(pixel_values).view_as(pixel_values)
 
 

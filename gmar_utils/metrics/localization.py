@@ -67,14 +67,12 @@ def average_precision(maps: Batch, masks: Batch, ap: str = "foreground") -> torc
     choice("ap", ap, ("foreground", "two-class"))
     results = []
     for values, truth in _pairs(maps, masks):
-        if not truth.any():
-            results.append(math.nan)
-            continue
-        if ap == "two-class":
+        known = bool(truth.any())
+        if known and ap == "two-class":
             if not 0 <= values.min() <= values.max() <= 1:
                 raise ValueError(f"ap='two-class' needs maps in [0, 1], got {values.min():.4g} to {values.max():.4g}.")
             values, truth = torch.cat([1 - values, values]), torch.cat([~truth, truth])
-        results.append(100 * average_precision_score(truth.numpy(), values.numpy()))
+        results.append(100 * average_precision_score(truth.numpy(), values.numpy()) if known else math.nan)
     return torch.tensor(results, dtype=torch.float64)
 
 
@@ -85,14 +83,15 @@ def pointing_game(maps: Batch, boxes: Batch) -> torch.Tensor:
     a constant map scores the box's area and not the luck of the first pixel.
     """
     # Equal up to rounding: an upsampled map is flat beyond the centre of its border patches.
-    return 100 * torch.stack(
-        [inside[m.max() - m <= 1e-5 * (m.max() - m.min())].double().mean() for m, inside in _boxed(maps, boxes)]
-    )
+    pairs = _each(maps, _inside, boxes=boxes)
+    hits = [inside[m.max() - m <= 1e-5 * (m.max() - m.min())].double().mean() for m, inside in pairs]
+    return 100 * torch.stack(hits)
 
 
 def energy_in_box(maps: Batch, boxes: Batch) -> torch.Tensor:
     """Share of the map's sum inside the box, percent (B,), higher is better; 0 for a map that is 0 everywhere."""
-    return 100 * torch.stack([m[inside].sum() / m.sum() if m.any() else m.sum() for m, inside in _boxed(maps, boxes)])
+    pairs = _each(maps, _inside, boxes=boxes)
+    return 100 * torch.stack([m[inside].sum() / m.sum() if m.any() else m.sum() for m, inside in pairs])
 
 
 def accuracy_of(counts: torch.Tensor, aggregate: str = "image") -> torch.Tensor:
@@ -131,11 +130,7 @@ def auroc(maps: Batch, masks: Batch, others: Batch) -> torch.Tensor:
     The area under the ROC curve; 0.5 is chance, and the two questions about a photo sum to 1 for a map that does not
     change with the question. Arguments, and what it is blind to, as `which`.
     """
-
-    def area(a, b):
-        return roc_auc_score([1] * len(a) + [0] * len(b), torch.cat([a, b]).numpy())
-
-    return _of_two(maps, masks, others, area)
+    return _of_two(maps, masks, others, lambda a, b: roc_auc_score([1] * len(a) + [0] * len(b), torch.cat([a, b])))
 
 
 def outside_is_void(maps: Batch, masks: Batch) -> tuple[list, list]:
@@ -145,8 +140,7 @@ def outside_is_void(maps: Batch, masks: Batch) -> tuple[list, list]:
     with foreground 1, both on the CPU.
     """
     found = []
-    for number, values, mask in _each(maps, masks=masks):
-        foreground, void = _parts(values, mask, number)
+    for values, (foreground, void) in _each(maps, _parts, cropped=True, masks=masks):
         seen = values.isfinite()
         mask = (foreground & seen).to(torch.uint8).masked_fill_(void | ~seen, VOID)
         # A mask of 0 and 255 alone would read as a picture of a binary mask: nothing to find here is void throughout.
@@ -164,24 +158,42 @@ def _aggregated(counts, aggregate):
 
 def _pairs(maps, masks):
     """Each image's map values and foreground flags without the void, (pixels,) float64 and bool, on the CPU."""
-    for number, values, mask in _each(maps, masks=masks):
-        foreground, void = _parts(values, mask, number)
-        _no_nan(values, number)
+    for values, (foreground, void) in _each(maps, _parts, masks=masks):
         yield values[~void], foreground[~void]
 
 
 def _of_two(maps, masks, others, judge):
     """judge(values on one object, values on the other) of each image, where the model looked; NaN without both."""
     results = []
-    for number, values, *pair in _each(maps, masks=masks, other_masks=others):
-        if not bool(values.isfinite().any()):
-            _no_nan(values, number)
-        truth, second = (_parts(values, mask, number)[0] for mask in pair)
-        if bool((truth & second).any()):
-            raise ValueError(f"the two masks of image {number} overlap; each pixel belongs to one object at most.")
-        first, second = (values[part & ~values.isnan()] for part in (truth, second))
+    for values, (first, _), (second, _) in _each(maps, _parts, cropped=True, masks=masks, other_masks=others):
+        if bool((first & second).any()):
+            raise ValueError(f"the masks of image {len(results)} overlap; each pixel belongs to one object at most.")
+        first, second = (values[part & ~values.isnan()] for part in (first, second))
         results.append(judge(first, second) if len(first) and len(second) else math.nan)
     return torch.tensor(results, dtype=torch.float64)
+
+
+def _each(maps, read, cropped=False, **others):
+    """Each image's map, float64 and on the CPU, and what `read(map, given, number)` makes of what is given with it.
+
+    cropped: NaN may mark what the model did not see. ValueError for a map that is none, or without its own of `others`.
+    """
+    for name, given in {"maps": maps, **others}.items():
+        if not isinstance(given, Batch) or not getattr(given, "ndim", 1):
+            raise ValueError(f"{name} must be a tensor or a list, one for each image, got {type(given).__name__}.")
+        if len(given) != len(maps):
+            raise ValueError(f"{len(maps)} maps but {len(given)} {name.replace('_', ' ')}.")
+    for number, (values, *rest) in enumerate(zip(maps, *others.values(), strict=True)):
+        values = torch.as_tensor(values).cpu()
+        if values.is_complex() or not values.numel():
+            raise ValueError(f"map {number} must hold real numbers, got {tuple(values.shape)} of {values.dtype}.")
+        finite = values.isfinite()
+        if not bool(finite.any() if cropped else finite.all()):
+            raise ValueError(
+                f"map {number} holds {'nothing but ' * cropped}NaN or infinity. Maps of to_photo are NaN outside the "
+                "model's crop: metrics.outside_is_void takes those pixels out of maps and masks."
+            )
+        yield values.double(), *(read(values, given, number) for given in rest)
 
 
 def _parts(values, mask, number):
@@ -193,9 +205,8 @@ def _parts(values, mask, number):
             "(height, width) of the photo. Bring maps there with Vit.to_photo, and give one channel of whole numbers "
             "as mask."
         )
-    found = mask.unique()
-    whole = not mask.is_floating_point() or bool((found.isfinite() & (found == found.round())).all())
-    if not whole or bool((found < 0).any()):
+    found = mask.unique().double()
+    if not bool((found.isfinite() & (found == found.round()) & (found >= 0)).all()):
         raise ValueError(
             f"mask {number} holds {', '.join(f'{v:g}' for v in found[:5].tolist())}…: a mask is whole numbers from 0, "
             "0 the background, 255 void, anything else the object. Resize masks with nearest neighbours."
@@ -203,48 +214,24 @@ def _parts(values, mask, number):
     if found.tolist() == [0, VOID]:
         warnings.warn(
             "A mask holds only 0 and 255, as a binary mask saved as a picture does: 255 is taken for the object.",
-            stacklevel=5,
+            stacklevel=7,
         )
         return mask == VOID, torch.zeros_like(mask, dtype=torch.bool)
     return (mask != 0) & (mask != VOID), mask == VOID
 
 
-def _each(maps, **others):
-    """Number, map (float64, on the CPU) and what belongs to it of each image; ValueError unless all have their own."""
-    for name, given in {"maps": maps, **others}.items():
-        if not isinstance(given, Batch) or not getattr(given, "ndim", 1):
-            raise ValueError(f"{name} must be a tensor or a list, one for each image, got {type(given).__name__}.")
-        if len(given) != len(maps):
-            raise ValueError(f"{len(maps)} maps but {len(given)} {name.replace('_', ' ')}.")
-    for number, (values, *rest) in enumerate(zip(maps, *others.values(), strict=True)):
-        values = torch.as_tensor(values).cpu()
-        if values.is_complex() or not values.numel():
-            raise ValueError(f"map {number} must hold real numbers, got {tuple(values.shape)} of {values.dtype}.")
-        yield number, values.double(), *rest
-
-
-def _boxed(maps, boxes):
-    """Each image's map (height, width) float64, and which of its pixels lie in the box."""
-    for number, values, box in _each(maps, boxes=boxes):
-        _no_nan(values, number)
-        if values.ndim != 2 or np.shape(box) != (4,):
-            got = f"{tuple(values.shape)} and {tuple(np.shape(box))}"
-            raise ValueError(f"map {number} must be (height, width) and its box four numbers, got {got}.")
-        height, width = values.shape
-        x0, y0, x1, y1 = (float(v) for v in box)
-        y, x = torch.arange(height)[:, None], torch.arange(width)
-        inside = (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
-        if not inside.any():
-            raise ValueError(
-                f"box {number} ({x0:g}, {y0:g}, {x1:g}, {y1:g}) holds no pixel of its {width}×{height} map; "
-                "boxes are x0, y0, x1, y1 in the map's pixels, x1 and y1 exclusive."
-            )
-        yield values, inside
-
-
-def _no_nan(values, number):
-    if not bool(values.isfinite().all()):
+def _inside(values, box, number):
+    """Which pixels of a map (height, width) lie in its box, bool; ValueError for a box that is none."""
+    if values.ndim != 2 or np.shape(box) != (4,):
+        got = f"{tuple(values.shape)} and {tuple(np.shape(box))}"
+        raise ValueError(f"map {number} must be (height, width) and its box four numbers, got {got}.")
+    height, width = values.shape
+    x0, y0, x1, y1 = (float(v) for v in box)
+    y, x = torch.arange(height)[:, None], torch.arange(width)
+    inside = (x >= x0) & (x < x1) & (y >= y0) & (y < y1)
+    if not inside.any():
         raise ValueError(
-            f"map {number} holds NaN or infinity. Maps of to_photo are NaN outside the model's crop: pass maps and "
-            "masks through metrics.outside_is_void first."
+            f"box {number} ({x0:g}, {y0:g}, {x1:g}, {y1:g}) holds no pixel of its {width}×{height} map; "
+            "boxes are x0, y0, x1, y1 in the map's pixels, x1 and y1 exclusive."
         )
+    return inside

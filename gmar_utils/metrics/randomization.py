@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from scipy.stats import spearmanr
@@ -20,8 +20,7 @@ def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.tensor(found, dtype=torch.float64)
 
 
-@dataclass(frozen=True)
-class Randomization:
+class Randomization(NamedTuple):
     """How much of a map is left after each stage: its name, Spearman's ρ (S, B) and SSIM (S, B) with the first map."""
 
     stages: list[str]
@@ -46,13 +45,10 @@ def parameter_randomization(
         seed: of the new weights.
     """
     before = explain(model, pixel_values)
-    stages, ranks, similarities = [], [], []
-    for name, broken in randomized(model, seed):
-        after = explain(broken, pixel_values)
-        stages.append(name)
-        ranks.append(rank_correlation(before, after))
-        similarities.append([_ssim(a, b) for a, b in zip(before, after, strict=True)])
-    return Randomization(stages, torch.stack(ranks), torch.tensor(similarities, dtype=torch.float64))
+    after = {name: explain(broken, pixel_values) for name, broken in randomized(model, seed)}
+    ranks = [rank_correlation(before, maps) for maps in after.values()]
+    similarities = [[_ssim(a, b) for a, b in zip(before, maps, strict=True)] for maps in after.values()]
+    return Randomization(list(after), torch.stack(ranks), torch.tensor(similarities, dtype=torch.float64))
 
 
 def randomized(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, nn.Module]]:
@@ -64,7 +60,7 @@ def randomized(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, nn.Module
     model = copy.deepcopy(unwrap(model))
     with torch.random.fork_rng(devices=[]):
         state = torch.Generator().manual_seed(seed).get_state()
-        for name, modules in _stages(model):
+        for name, modules in reversed(_stages(model).items()):
             torch.set_rng_state(state)
             for module in modules:
                 _draw_anew(module)
@@ -73,32 +69,26 @@ def randomized(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, nn.Module
 
 
 def _stages(model):
-    """[(name, modules that own parameters)] from the output to the input."""
-    in_order = blocks(model)
-    block_of = {id(m): i for i, block in enumerate(in_order) for m in block.modules()}
-    before, inside, after = [], [[] for _ in in_order], []
+    """{name: modules that own parameters} from the input to the output."""
+    block_of = {id(m): f"block {i}" for i, block in enumerate(blocks(model), 1) for m in block.modules()}
+    stages, outside = {name: [] for name in ("embeddings", *block_of.values(), "head")}, "embeddings"
     for module in model.modules():
-        if next(module.parameters(recurse=False), None) is None:
-            continue
         if id(module) in block_of:
-            inside[block_of[id(module)]].append(module)
-        else:  # registered in front of the blocks, or behind them
-            (after if any(inside) else before).append(module)
-    numbered = [(f"block {i + 1}", modules) for i, modules in enumerate(inside)]
-    return [("head", after), *reversed(numbered), ("embeddings", before)]
+            outside = "head"  # what is registered behind the blocks
+        if next(module.parameters(recurse=False), None) is not None:
+            stages[block_of.get(id(module), outside)].append(module)
+    return stages
 
 
 @torch.no_grad()
 def _draw_anew(module):
     if hasattr(module, "reset_parameters"):
-        module.reset_parameters()
-        return
+        return module.reset_parameters()
     for parameter in module.parameters(recurse=False):
         spread = parameter.float().std().item() if parameter.numel() > 1 else abs(parameter.item())
         parameter.normal_(0, spread)
 
 
 def _ssim(a, b):
-    side = min(7, *a.shape)
-    window = side if side % 2 else side - 1
+    window = (min(7, *a.shape) - 1) | 1  # odd
     return float(structural_similarity(a.cpu().numpy(), b.cpu().numpy(), win_size=window, data_range=1.0))

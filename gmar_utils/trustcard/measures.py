@@ -14,10 +14,9 @@ from ..capture.target import problem_type, resolve_target
 from ..methods import METHODS, bind
 from ..methods.registry import patch_scores
 from ..metrics.faithfulness import step_count
-from ..metrics.forwards import evaluating, score_of
+from ..metrics.forwards import evaluating, on_pixels, ranks, score_of, unit_values
 from ..metrics.imputation import baseline_named
 from ..metrics.salience import consistency, grouped
-from ..metrics.units import on_pixels, ranks, unit_values
 from ..model import Vit
 from ..photo import minmax, resize
 from .photos import Photo

@@ -8,9 +8,8 @@ from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
 from gmar_utils import metrics
-from gmar_utils.metrics.forwards import cheap_dtype, choice, evaluating
+from gmar_utils.metrics.forwards import cheap_dtype, choice, evaluating, unit_values
 from gmar_utils.metrics.imputation import linear
-from gmar_utils.metrics.units import unit_values
 
 X = torch.randn(2, 3, 24, 24, generator=torch.Generator().manual_seed(1))
 MAPS = torch.rand(2, 6, 6, generator=torch.Generator().manual_seed(2))

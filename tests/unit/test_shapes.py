@@ -1,6 +1,7 @@
 """Generated shapes: exact masks, and nothing but the outline tells the class."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -23,7 +24,8 @@ def many():
 def slow_mask(name, size, place, radius, turn):
     """One pixel centre after the other, in the outline's own coordinates."""
     reach = radius / shapes.unit_scale()[0][name]  # an outline's unit, in widths of the picture
-    polygon = Path(shapes.POLYGONS[name]) if name in shapes.POLYGONS else None
+    outline = shapes.OUTLINES[name]
+    polygon = Path(outline.args[0]) if isinstance(outline, partial) else None
     mask = np.zeros((size, size), bool)
     for row in range(size):
         for column in range(size):
@@ -46,10 +48,11 @@ def slow_mask(name, size, place, radius, turn):
 def test_masks_are_those_of_a_slow_rasteriser(monkeypatch):
     drawn, cover = [], shapes._cover
 
-    def watched(outline, size, place, radius, turn):
-        if len(outline.__defaults__) == 2:  # an object: its class is the second
-            drawn.append((outline.__defaults__[1], size, place, radius, turn))
-        return cover(outline, size, place, radius, turn)
+    def watched(outline, size, place, radius, turn, *scale):
+        if outline in shapes.OUTLINES.values():  # an object, and no blob
+            name = next(k for k, v in shapes.OUTLINES.items() if v is outline)
+            drawn.append((name, size, place, radius, turn))
+        return cover(outline, size, place, radius, turn, *scale)
 
     monkeypatch.setattr(shapes, "_cover", watched)
     made = shapes.scenes(40, SIZE, seed=3)
