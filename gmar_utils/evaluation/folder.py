@@ -1,12 +1,11 @@
 """The folder of a run: one run a folder, one file a block, each whole or absent, each checked when it is read.
 
-A block file starts with a line of JSON: the digest of the run's settings, the number of rows, a checksum of what
-follows, and how each metric was measured. So a damaged file is found and computed again, a file of another run is
-refused, and no other file is needed to go on.
+A block file is two lines: a checksum, and JSON with the digest of the run's settings, how each metric was measured, and
+the rows. So a damaged file is found and computed again, a file of another run is refused, and no other file is needed
+to go on.
 """
 
 import hashlib
-import io
 import json
 import warnings
 import zlib
@@ -32,17 +31,16 @@ def claim(folder: Path, settings: dict, files: list[Path]) -> None:
         (folder / "parts").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"{shown(str(folder))!r} cannot be used as the folder of a run ({error.strerror}).") from error
-    file = folder / "run.json"
+    file, changed = folder / "run.json", None
     with FileLock(folder / "parts" / ".lock"):
-        before = _json(file.read_bytes()) if file.exists() else {}
-        if not before:
-            for part in files:  # blocks whose run.json is lost or damaged must be this run's
+        try:
+            before = json.loads(file.read_bytes())
+            changed = [k for k in settings | before if before.get(k) != settings.get(k)]
+        except (FileNotFoundError, ValueError, TypeError):  # none yet, lost, or damaged: what blocks are there must fit
+            for part in files:
                 read_block(part, settings)
-            if file.exists():
-                warnings.warn(f"{_name(file)} is damaged; it is written again from this call's settings.", stacklevel=3)
             write(file, json.dumps(settings, indent=1))
-            before = settings
-    if changed := [k for k in settings | before if before.get(k) != settings.get(k)]:
+    if changed:
         raise ValueError(f"The folder {shown(str(folder))!r} holds a run with another {', '.join(changed)}. {WAY_OUT}")
 
 
@@ -53,24 +51,20 @@ def read_block(file: Path, settings: dict) -> tuple[pd.DataFrame, dict] | None:
     """
     if not file.exists():
         return None
-    head, _, body = file.read_bytes().partition(b"\n")
-    header = _json(head)
-    if header.keys() >= {"settings", "rows", "crc32", "protocol"}:
-        if header["settings"] != digest(settings):
-            raise ValueError(f"{_name(file)} belongs to a run with other settings. {WAY_OUT}")
-        if header["crc32"] == zlib.crc32(body):
-            rows = pd.read_csv(io.BytesIO(body), keep_default_na=False, na_values=[""])
-            if header["rows"] == len(rows):
-                return rows, header["protocol"]
-    warnings.warn(f"{_name(file)} is damaged: this block is computed again.", stacklevel=3)
-    return None
+    checksum, _, text = file.read_bytes().partition(b"\n")
+    if checksum != b"%d" % zlib.crc32(text):
+        warnings.warn(f"{_name(file)} is damaged: this block is computed again.", stacklevel=3)
+        return None
+    block = json.loads(text)
+    if block["settings"] != digest(settings):
+        raise ValueError(f"{_name(file)} belongs to a run with other settings. {WAY_OUT}")
+    return pd.DataFrame(block["rows"]), block["protocol"]
 
 
 def write_block(file: Path, rows: pd.DataFrame, protocol: dict, settings: dict) -> None:
     """Put a finished block in place."""
-    body = rows.to_csv(index=False)
-    header = {"settings": digest(settings), "rows": len(rows), "crc32": zlib.crc32(body.encode()), "protocol": protocol}
-    write(file, json.dumps(header) + "\n" + body)
+    text = json.dumps({"settings": digest(settings), "protocol": protocol, "rows": rows.to_dict("list")})
+    write(file, f"{zlib.crc32(text.encode())}\n{text}")
 
 
 def write(file: Path, text: str) -> None:
@@ -90,14 +84,5 @@ def digest(settings: dict) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _json(text):
-    """The dictionary that bytes of JSON hold; {} where they are damaged."""
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _name(file):
-    return shown(str(file)) if file.parent.name != "parts" else f"parts/{file.name}"
+    return f"{file.parent.name}/{file.name}"

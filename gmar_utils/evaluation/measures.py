@@ -20,6 +20,17 @@ from ..photo import minmax, resize
 
 COUNTS = ("tp", "fp", "fn", "tn")
 BASELINE = "(baseline)"  # the method name of rows that describe the images or a curve's baseline, not a method
+# One Markdown table each: {column of the rows: (title, 1: higher is better, −1: lower is, 0: it only describes)}.
+TABLES = (
+    {"average_drop": ("Avg Drop", -1), "coverage": ("Coverage", 0), "average_increase": ("Avg Increase", 1)}
+    | {"insertion": ("Insertion", 1), "deletion": ("Deletion", -1), "srg": ("SRG", 1), "saco": ("SaCo", 1)},
+    {"average_drop_top": ("Avg Drop, top half", -1), "average_increase_top": ("Avg Increase, top half", 1)},
+    {"road_morf": ("ROAD MoRF", -1), "road_lerf": ("ROAD LeRF", 1), "road": ("ROAD, LeRF − MoRF", 1)},
+    {"pointing_game": ("Pointing game", 1), "energy_in_box": ("Energy in box", 1)},
+    {"pixel_accuracy": ("Pixel accuracy", 1), "iou": ("IoU", 1), "average_precision": ("AP", 1)},
+    {"which": ("Which of two", 1), "which_auroc": ("AUROC of the two", 1), "top_1": ("Top-1", 0)},
+)
+COLUMNS = {column: about for table in TABLES for column, about in table.items()}
 # An option of the metrics, the values it may take (None: see `checked_options`), and its default.
 OPTIONS = {
     "score": (SCORES, "probability"),
@@ -40,13 +51,11 @@ def checked_options(given: dict | None = None, fields: Collection[str] = ()) -> 
 
     fields: of a record; where one is "mask", the default target is the record's label.
     """
-    given = given or {}
-    if unknown := [k for k in given if k not in OPTIONS]:
-        raise ValueError(f"Unknown protocol option {unknown[0]!r}; there are {', '.join(OPTIONS)}.")
-    options = {k: default for k, (_, default) in OPTIONS.items()} | given
-    for name, (allowed, _) in OPTIONS.items():
-        if allowed:
-            choice(name, options[name], allowed)
+    options = {k: default for k, (_, default) in OPTIONS.items()} | (given or {})
+    for name, value in options.items():
+        choice("a protocol option", name, OPTIONS)
+        if allowed := OPTIONS[name][0]:
+            choice(name, value, allowed)
     baseline_named(options["baseline"])
     check_threshold(options["threshold"])
     options["target"] = options["target"] or ("label" if "mask" in fields else "predicted")
@@ -58,9 +67,7 @@ class Case:
     """A block of images and one method's maps of it: what a metric is computed from."""
 
     vit: Vit
-    options: dict
-    common: dict  # batch_size and precision of those forwards
-    seed: int
+    options: dict  # `checked_options`, and seed, batch_size and precision of the forward passes
     pixel_values: torch.Tensor  # (B, channels, height, width)
     predicted: torch.Tensor  # (B,)
     target: torch.Tensor  # (B,)
@@ -86,8 +93,12 @@ class Case:
 
     @property
     def removal(self) -> dict:
-        """The options of `metrics.insertion` and `metrics.deletion`: baseline, steps, unit and seed."""
-        return {k: self.options[k] for k in ("baseline", "steps", "unit")} | {"seed": self.seed}
+        """The options of `metrics.insertion` and `metrics.deletion`."""
+        return self.chosen("baseline", "steps", "unit", "seed")
+
+    def chosen(self, *names: str) -> dict:
+        """These of its options."""
+        return {k: self.options[k] for k in names}
 
     @property
     def scale(self) -> float:
@@ -96,9 +107,9 @@ class Case:
 
     def run(self, function: Callable, maps: torch.Tensor | None = None, **options: object) -> object:
         """A metric of forward passes on this block's images and targets; maps: the scores, unless others are given."""
-        common = {"score": self.options["score"]} | self.common
+        options |= self.chosen("score", "batch_size", "precision")
         maps = self.scores if maps is None else maps
-        return function(self.vit.model, self.pixel_values, maps, self.target, **common, **options)
+        return function(self.vit.model, self.pixel_values, maps, self.target, **options)
 
     def masks(self, field: str = "mask") -> list[torch.Tensor]:
         """The masks (height, width) in this field of the records, on each photo's own pixels."""
@@ -118,19 +129,14 @@ class Found(NamedTuple):
     shared: dict[str, torch.Tensor] = {}
 
 
-@dataclass(frozen=True)
-class Measure:
+class Measure(NamedTuple):
     """A metric as `evaluate` runs it.
 
     Args:
-        name: as `metrics=` and `--metrics` say it.
-        columns: {column of the rows: (title, direction)}; 1: higher is better, −1: lower is, 0: it only describes.
         run: Case → Found.
         needs: the fields a record must have besides the image.
     """
 
-    name: str
-    columns: dict[str, tuple[str, int]]
     run: Callable[[Case], Found]
     needs: tuple[str, ...] = ()
 
@@ -162,8 +168,7 @@ def _srg(case: Case) -> Found:
 
 
 def _saco(case: Case) -> Found:
-    about = {"score": case.options["score"], "precision": case.common["precision"]}
-    protocol = Protocol("SaCo", baseline="mean", unit="patch", groups=10, **about)
+    protocol = Protocol("SaCo", baseline="mean", unit="patch", groups=10, **case.chosen("score", "precision"))
     return Found({"saco": 100 * case.run(metrics.saco)}, protocol)
 
 
@@ -183,7 +188,7 @@ def _box(case: Case) -> Found:
 
 
 def _counted(case: Case, name: str) -> Found:
-    options = {k: case.options[k] for k in ("threshold", "aggregate")}
+    options = case.chosen("threshold", "aggregate")
     found = metrics.counts(*case.seen, options["threshold"])
     if name == "iou":
         options["iou"] = case.options["iou"]
@@ -209,30 +214,20 @@ def _which(case: Case) -> Found:
     return Found(values, Protocol("one of two", unit="photo pixel"), {"top_1": 100.0 * torch.tensor(right)})
 
 
-_DROP = {"average_drop": ("Avg Drop", -1), "coverage": ("Coverage", 0), "average_increase": ("Avg Increase", 1)}
-_TOP = {"average_drop_top": ("Avg Drop, top half", -1), "average_increase_top": ("Avg Increase, top half", 1)}
-_ROAD = {"road_morf": ("ROAD MoRF", -1), "road_lerf": ("ROAD LeRF", 1), "road": ("ROAD, LeRF − MoRF", 1)}
-_BOX = {"pointing_game": ("Pointing game", 1), "energy_in_box": ("Energy in box", 1)}
-_RIGHT = {"pixel_accuracy": ("Pixel accuracy", 1)}
-_TWO = {"which": ("Which of two", 1), "which_auroc": ("AUROC of the two", 1), "top_1": ("Top-1", 0)}
-METRICS: dict[str, Measure] = {
-    m.name: m
-    for m in (
-        Measure("drop", _DROP, _drop),
-        Measure("insertion", {"insertion": ("Insertion", 1)}, partial(_curve, name="insertion")),
-        Measure("deletion", {"deletion": ("Deletion", -1)}, partial(_curve, name="deletion")),
-        Measure("srg", {"srg": ("SRG", 1)}, _srg),
-        Measure("saco", {"saco": ("SaCo", 1)}, _saco),
-        Measure("drop-top", _TOP, partial(_drop, top=True)),
-        Measure("road", _ROAD, _road),
-        Measure("box", _BOX, _box, ("box",)),
-        Measure("pixel-accuracy", _RIGHT, partial(_counted, name="pixel_accuracy"), ("mask",)),
-        Measure("iou", {"iou": ("IoU", 1)}, partial(_counted, name="iou"), ("mask",)),
-        Measure("average-precision", {"average_precision": ("AP", 1)}, _precision, ("mask",)),
-        Measure("which", _TWO, _which, ("mask", "other")),
-    )
+METRICS = {
+    "drop": Measure(_drop),
+    "insertion": Measure(partial(_curve, name="insertion")),
+    "deletion": Measure(partial(_curve, name="deletion")),
+    "srg": Measure(_srg),
+    "saco": Measure(_saco),
+    "drop-top": Measure(partial(_drop, top=True)),
+    "road": Measure(_road),
+    "box": Measure(_box, ("box",)),
+    "pixel-accuracy": Measure(partial(_counted, name="pixel_accuracy"), ("mask",)),
+    "iou": Measure(partial(_counted, name="iou"), ("mask",)),
+    "average-precision": Measure(_precision, ("mask",)),
+    "which": Measure(_which, ("mask", "other")),
 }
-COLUMNS = {column: about for m in METRICS.values() for column, about in m.columns.items()}
 FAITHFULNESS = ("drop", "drop-top", "insertion", "deletion", "srg")
 LOCALIZATION = ("pixel-accuracy", "iou", "average-precision")
 TWO_OBJECTS = ("which",)
@@ -249,8 +244,7 @@ def checked_metrics(names: str | Iterable[str] | None, fields: set[str]) -> tupl
         names = TWO_OBJECTS if "other" in fields else LOCALIZATION if "mask" in fields else FAITHFULNESS
     names = (names,) if isinstance(names, str) else tuple(names)
     for name in names:
-        if name not in METRICS:
-            raise ValueError(f"Unknown metric {name!r}; there are {', '.join(METRICS)}.")
+        choice("a metric", name, METRICS)
         for needed in METRICS[name].needs:
             if needed not in fields:
                 raise ValueError(

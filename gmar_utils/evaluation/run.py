@@ -99,16 +99,10 @@ def evaluate(
         record_of, chosen = partial(question, data), (2 * chosen[:, None] + np.arange(2)).ravel()
     first = record_of(int(chosen[0]))
     metrics, options = checked_metrics(metrics, set(first)), checked_options(protocol, set(first))
-    maps_of, pixel_values = bound_methods(methods, seed), vit.preprocess([first["image"]])
+    pixel_values = vit.preprocess([first["image"]])
     with evaluating(vit.model, pixel_values, precision) as found:
-        common = {"batch_size": batch_size, "precision": precision}
-    refused = _try(vit, pixel_values, maps_of, options)
-    if refused and (methods is not None or len(refused) == len(maps_of)):
-        label, error = next(iter(refused.items()))
-        raise ValueError(f"method {label!r} failed on the first image: {error}") from error
-    for label, error in refused.items():
-        warnings.warn(f"Left out: {label}, which failed on the first image: {error}", stacklevel=2)
-        del maps_of[label]
+        forward = {"seed": seed, "batch_size": batch_size, "precision": precision}
+    maps_of = _working(vit, pixel_values, bound_methods(methods, seed), options, methods is None)
     settings = described(
         {
             "gmar_utils": __version__,
@@ -135,21 +129,19 @@ def evaluate(
     )
 
     blocks = [chosen[i : i + block] for i in range(0, len(chosen), block)]
-    files = [out / "parts" / f"{i:05d}.csv" for i in range(len(blocks))] if out else [None] * len(blocks)
+    files = [out / "parts" / f"{i:05d}.json" for i in range(len(blocks))] if out else []
     if out and state.is_main_process:
         claim(out, settings, files)
     state.wait_for_everyone()
-    mine = [i for i in range(len(blocks)) if i % state.num_processes == state.process_index]
+    mine = range(state.process_index, len(blocks), state.num_processes)
     done = {i: read_block(files[i], settings) for i in mine} if out else {}
     todo = [i for i in mine if done.get(i) is None]
-    total, left = (sum(len(blocks[i]) for i in some) for some in (mine, todo))
-    with tqdm(total=total, initial=total - left, unit="image", disable=None if state.is_main_process else True) as bar:
-        for i in todo:
-            numbered = [(int(k), record_of(int(k))) for k in blocks[i]]
-            done[i] = _run_block(vit, maps_of, metrics, options, common, seed, numbered)
-            if out:
-                write_block(files[i], *done[i], settings)
-            bar.update(len(blocks[i]))
+    shown_by = {"unit": "block", "disable": None if state.is_main_process else True}
+    for i in tqdm(todo, total=len(mine), initial=len(mine) - len(todo), **shown_by):
+        numbered = [(int(k), record_of(int(k))) for k in blocks[i]]
+        done[i] = _run_block(vit, maps_of, metrics, options | forward, numbered)
+        if out:
+            write_block(files[i], *done[i], settings)
     state.wait_for_everyone()
 
     if out:  # from the files alone, so that the rows are the same whoever computed them
@@ -160,35 +152,41 @@ def evaluate(
     table = summarize(rows, list(maps_of), options, twins(maps_of), seed)
     summary = Summary(rows, table, done[0][1])
     if out and state.is_main_process:
-        record = made_by(
-            **settings,
-            batch_size=batch_size,
-            processes=state.num_processes,
-            blocks=len(blocks),
-            blocks_from_earlier_run=len(mine) - len(todo),
-            wall_time_s=round(time.perf_counter() - started, 1),
-            settings_sha256=digest(settings),
-        ) | {"device": describe_device(vit.device)}
+        record = settings | {
+            "device": describe_device(vit.device),
+            "batch_size": batch_size,
+            "processes": state.num_processes,
+            "blocks": len(blocks),
+            "blocks_from_earlier_run": len(mine) - len(todo),
+            "wall_time_s": round(time.perf_counter() - started, 1),
+            "settings_sha256": digest(settings),
+        }
         write(out / "rows.csv", rows.to_csv(index=False))
         write(out / "summary.csv", table.to_csv(index=False))
         write(out / "summary.md", summary.to_markdown())
         write(out / "protocol.json", json.dumps(summary.protocol, indent=1))
-        write(out / "provenance.json", json.dumps(record, indent=1))
+        write(out / "provenance.json", json.dumps(made_by(**record), indent=1))
     return summary
 
 
-def _try(vit, pixel_values, maps_of, options):
-    """{label: error} of the methods that fail on one image: what cannot work is known before anything runs."""
-    failed, scores = {}, None
+def _working(vit, pixel_values, maps_of, options, by_default):
+    """The methods that can map one image: what cannot work is known before anything runs. Of methods that nobody named,
+    some may be left out, with a warning."""
+    working = {}
     for label, function in maps_of.items():
         try:
             scores = _scores(vit, pixel_values, {label: function})[label]
         except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
-            failed[label] = error
-    if scores is not None:
-        units = scores[0].numel() if options["unit"] == "patch" else pixel_values[0, 0].numel()
-        step_count(options["steps"], options["unit"], units)
-    return failed
+            if not by_default:
+                raise ValueError(f"method {label!r} failed on the first image: {error}") from error
+            warnings.warn(f"Left out: {label}, which failed on the first image: {error}", stacklevel=3)
+        else:
+            working[label] = function
+    if not working:
+        raise ValueError(f"None of the methods can read {vit.name}.")
+    units = scores[0].numel() if options["unit"] == "patch" else pixel_values[0, 0].numel()
+    step_count(options["steps"], options["unit"], units)
+    return working
 
 
 def _scores(vit, pixel_values, maps_of, target=None):
@@ -196,7 +194,7 @@ def _scores(vit, pixel_values, maps_of, target=None):
         return scores_of(vit.model, pixel_values, maps_of, target)
 
 
-def _run_block(vit, maps_of, names, options, common, seed, numbered) -> tuple[pd.DataFrame, dict]:
+def _run_block(vit, maps_of, names, options, numbered) -> tuple[pd.DataFrame, dict]:
     """Rows (image, photo, method, metric, value) of one block, and how each metric was measured."""
     records = [r for _, r in numbered]
     pixel_values = vit.preprocess([r["image"] for r in records])
@@ -206,21 +204,18 @@ def _run_block(vit, maps_of, names, options, common, seed, numbered) -> tuple[pd
     predicted = resolve_target(vit.model, logits)
     target = predicted if options["target"] == "predicted" else _labels(vit, logits, records)
     about = pd.DataFrame({"image": [i for i, _ in numbered], "photo": [r.get("photo", i) for i, r in numbered]})
-    rows, protocols, shared = [], {}, {}
+    found, protocols = {label: {} for label in (*maps_of, BASELINE)}, {}
     for label, scores in _scores(vit, pixel_values, maps_of, target).items():
         maps = scaled(scores, registered(maps_of[label]))
-        case = Case(vit, options, common, seed, pixel_values, predicted, target, scores, maps, records)
-        values = {}
+        case = Case(vit, options, pixel_values, predicted, target, scores, maps, records)
         for name in names:
-            found = METRICS[name].run(case)
-            values |= found.values
-            shared |= found.shared  # the same for every method
-            line = str(replace(found.protocol, target=options["target"], images=None))
-            protocols |= dict.fromkeys(found.values, line)
-        rows.append(about.assign(method=label, **{k: v.tolist() for k, v in values.items()}))
-    rows.append(about.assign(method=BASELINE, **{k: v.tolist() for k, v in shared.items()}))
-    long = [r.melt(["image", "photo", "method"], var_name="metric") for r in rows if len(r.columns) > 3]
-    return pd.concat(long), protocols
+            values, protocol, shared = METRICS[name].run(case)
+            found[label] |= values
+            found[BASELINE] |= shared  # the same for every method
+            protocols |= dict.fromkeys(values, str(replace(protocol, target=options["target"], images=None)))
+    values = {label: {k: v.tolist() for k, v in columns.items()} for label, columns in found.items() if columns}
+    wide = [about.assign(method=label, **columns) for label, columns in values.items()]
+    return pd.concat([w.melt(["image", "photo", "method"], var_name="metric") for w in wide]), protocols
 
 
 def _labels(vit, logits, records):
