@@ -1,8 +1,8 @@
 """`gmar evaluate`: its options, and the data sets it knows."""
 
 import argparse
-import ast
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -11,8 +11,8 @@ from accelerate import PartialState
 from .. import data, metrics
 from ..evaluation import DEFAULT_METHODS, METRICS, evaluate
 from ..evaluation.measures import FAITHFULNESS, LOCALIZATION, OPTIONS, TWO_OBJECTS, checked_options
-from ..evaluation.pairs import known
 from ..evaluation.provenance import shown
+from ..evaluation.run import known
 from ..evaluation.variants import bound_methods
 from ..model import load_model
 from . import types
@@ -106,11 +106,7 @@ def _options(words, kind):
 
 
 def _value(text):
-    if text.lower() == "none":
-        return None
-    for reads in (ast.literal_eval, float):  # float: nan and inf, which the methods refuse
-        try:
-            return reads(text)
-        except (ValueError, SyntaxError):
-            pass
-    return text
+    for number in (int, float):
+        with suppress(ValueError):
+            return number(text)
+    return None if text.lower() == "none" else text

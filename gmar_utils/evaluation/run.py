@@ -33,7 +33,6 @@ from ..metrics.forwards import evaluating
 from ..model import Vit
 from .folder import claim, digest, read_block, write, write_block
 from .measures import BASELINE, METRICS, Case, checked_metrics, checked_options
-from .pairs import question
 from .provenance import describe_device, made_by, shown, state_sha256, weights_sha256
 from .summary import Summary, summarize
 from .variants import bound_methods, described, twins
@@ -96,7 +95,7 @@ def evaluate(
         raise ValueError("There are no images to evaluate: the data hold no record.")
     record_of = data.__getitem__
     if "groups" in data[int(chosen[0])]:  # photos of two objects
-        record_of, chosen = partial(question, data), (2 * chosen[:, None] + np.arange(2)).ravel()
+        record_of, chosen = partial(_question, data), (2 * chosen[:, None] + np.arange(2)).ravel()
     first = record_of(int(chosen[0]))
     metrics, options = checked_metrics(metrics, set(first)), checked_options(protocol, set(first))
     pixel_values = vit.preprocess([first["image"]])
@@ -167,6 +166,38 @@ def evaluate(
         write(out / "protocol.json", json.dumps(summary.protocol, indent=1))
         write(out / "provenance.json", json.dumps(made_by(**record), indent=1))
     return summary
+
+
+def known(vit: Vit, pairs: Dataset, first: int = 10, batch_size: int = 32) -> Dataset:
+    """The photos of two objects that the model knows both: each has a class among the model's first ten.
+
+    Args:
+        vit: the model.
+        pairs: as `data.voc_pairs` gives them.
+        first: how many of the model's classes count.
+        batch_size: images in a forward pass.
+
+    Raises:
+        ValueError: when no photo is left.
+    """
+    kept = []
+    for start in tqdm(range(0, len(pairs), batch_size), desc="Photos the model knows", delay=2, disable=None):
+        records = [pairs[k] for k in range(start, min(start + batch_size, len(pairs)))]
+        top = vit.predict([r["image"] for r in records], first)["class_id"].to_numpy().reshape(len(records), -1)
+        kept += [start + i for i, r in enumerate(records) if all({*group} & {*top[i]} for group in r["groups"])]
+    if not kept:
+        raise ValueError(f"Of none of these {len(pairs)} photos does {vit.name} know both objects.")
+    return pairs.select(kept)
+
+
+def _question(pairs, number):
+    """Record number 2·photo + which: the photo with the mask and the classes of one object, and the other's."""
+    photo, which = divmod(number, 2)
+    record, order = pairs[photo], slice(None, None, -1 if which else 1)
+    mask, other = record["masks"][order]
+    targets, other_targets = record["groups"][order]
+    found = {"image": record["image"], "photo": record.get("file", photo)}
+    return found | {"mask": mask, "other": other, "targets": targets, "other_targets": other_targets}
 
 
 def _working(vit, pixel_values, maps_of, options, by_default):

@@ -1,14 +1,15 @@
 """Which methods are compared: the default set, its pairs, and methods as labels, names, options or functions."""
 
-import hashlib
 import inspect
 from functools import partial
 
 import numpy as np
 import torch
+from datasets.fingerprint import Hasher
 
 from ..methods import METHODS, weighting
 from ..methods.registry import bind
+from .folder import digest
 
 # label: (method, options). `rollout` is GMAR at uniform weights for "output-first", `rollout-report` for "report".
 DEFAULT_METHODS = {
@@ -39,8 +40,8 @@ def bound_methods(methods: object, seed: int = 0) -> dict[str, partial]:
         seed: random maps are drawn with it.
 
     Raises:
-        ValueError: for a name that does not exist, or no method at all.
-        TypeError: for anything else, and for an option that a method does not take.
+        ValueError: for a name that does not exist, anything else that is no method, or no method at all.
+        TypeError: for an option that a method does not take.
     """
     methods = DEFAULT_METHODS if methods is None else methods
     if not isinstance(methods, dict):
@@ -51,13 +52,10 @@ def bound_methods(methods: object, seed: int = 0) -> dict[str, partial]:
     for label, method in methods.items():
         given = DEFAULT_METHODS.get(method, method) if isinstance(method, str) else method
         name, options = given if isinstance(given, tuple | list) and len(given) == 2 else (given, {})
-        if not (isinstance(name, str) or callable(name)) or not isinstance(options, dict):
-            form = "must be a name, (name, options), or a function of a trace"
-            raise TypeError(f"method {label!r} {form}, got {method!r}.")
         try:
-            found[str(label)] = bind(name, **({"seed": seed} if name == "random" else {}) | options)
-        except TypeError as error:
-            raise TypeError(f"method {label!r}: {error}") from None
+            found[str(label)] = bind(name, **({"seed": seed} if name == "random" else {}) | dict(options))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"method {label!r}: {error}") from None
     return found
 
 
@@ -84,19 +82,20 @@ def described(value: object) -> object:
         return value
     if isinstance(value, dict):
         return {str(k): described(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [described(v) for v in (sorted(value, key=str) if isinstance(value, set | frozenset) else value)]
+    if isinstance(value, list | tuple):
+        return [described(v) for v in value]
+    if isinstance(value, set | frozenset):
+        return described(sorted(value, key=str))
     if isinstance(value, partial):
-        return {"function": described(value.func), "arguments": described([value.args, value.keywords])}
+        return described({"function": value.func, "arguments": [value.args, value.keywords]})
     if isinstance(value, torch.Tensor | np.ndarray | np.generic):
-        array = np.ascontiguousarray(torch.as_tensor(value).detach().cpu().float().numpy())
-        return f"array {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
+        return f"array {Hasher.hash(torch.as_tensor(value).detach().cpu().float().numpy())}"
+    if inspect.iscode(value):
+        return described([value.co_code.hex(), value.co_consts, value.co_names])
     if inspect.isfunction(value) or inspect.ismethod(value):
-        code = value.__code__
-        inside = [c for c in code.co_consts if not inspect.iscode(c)]
-        cells = dict(zip(code.co_freevars, value.__closure__ or (), strict=True))
-        cells.pop(value.__name__, None)  # a function that calls itself
-        kept = {k: c.cell_contents for k, c in cells.items()}, value.__defaults__, value.__kwdefaults__
-        digest = hashlib.sha256(code.co_code + repr([described(inside), code.co_names]).encode()).hexdigest()[:16]
-        return {"function": f"{value.__module__}.{value.__qualname__}", "code": digest, "with": described(kept)}
+        kept = {
+            k: v for k, v in inspect.getclosurevars(value).nonlocals.items() if v is not value
+        }  # it may call itself
+        about = described([value.__code__, kept, value.__defaults__, value.__kwdefaults__])
+        return {"function": f"{value.__module__}.{value.__qualname__}", "code": digest(about)}
     return f"{type(value).__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"

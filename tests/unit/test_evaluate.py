@@ -15,7 +15,7 @@ from evaluating import METHODS, run, save_checkpoint
 
 from gmar_utils import data, evaluate, explain, load_model, metrics
 from gmar_utils.cli import evaluate as command
-from gmar_utils.evaluation import DEFAULT_METHODS, METRICS, pairs, provenance, variants
+from gmar_utils.evaluation import DEFAULT_METHODS, METRICS, provenance, variants
 from gmar_utils.evaluation import run as engine
 from gmar_utils.evaluation.measures import BASELINE, COLUMNS, COUNTS, FAITHFULNESS, LOCALIZATION, OPTIONS
 from gmar_utils.methods.weighting import gmar
@@ -317,9 +317,9 @@ def test_known_photos_have_both_classes_among_the_first(vit):
     first = sorted(needed.values())[3]  # of random weights: some photos are known, and some are not
     expected = [photo for photo, count in needed.items() if count <= first]
     assert 0 < len(expected) < 8
-    assert list(pairs.known(vit, both, first, batch_size=3)["file"]) == expected
+    assert list(engine.known(vit, both, first, batch_size=3)["file"]) == expected
     with pytest.raises(ValueError, match="know both"):
-        pairs.known(vit, both, 1)
+        engine.known(vit, both, 1)
 
 
 # The command line ----------------------------------------------------------------------------------------------------
