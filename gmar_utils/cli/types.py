@@ -1,4 +1,4 @@
-"""Types of command-line arguments: text in, value out, or an error that says what was expected; and errors as text."""
+"""Types of command-line arguments: text in, value out, or an error that says what was expected."""
 
 import argparse
 import re
@@ -35,11 +35,3 @@ def positive(text: str) -> int:
     if not re.fullmatch(r"0*[1-9][0-9]{0,17}", text):
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
     return int(text)
-
-
-def described(error: Exception) -> str:
-    """An error in one line. What this package did not raise on purpose says its type, and how to see more of it."""
-    text = " ".join(str(error).split())
-    if isinstance(error, OSError | ValueError | TypeError | IndexError | MemoryError) and text:
-        return text
-    return f"{type(error).__name__}: {text or 'no more is known'} (GMAR_DEBUG=1 shows where)"

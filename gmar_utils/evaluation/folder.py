@@ -11,11 +11,9 @@ import warnings
 import zlib
 from pathlib import Path
 
-import pandas as pd
 from filelock import FileLock
 
 from ..files import atomic
-from .provenance import shown
 
 WAY_OUT = "Give another folder (--out), or delete this one to start again."
 
@@ -30,7 +28,7 @@ def claim(folder: Path, settings: dict, files: list[Path]) -> None:
     try:
         (folder / "parts").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(f"{shown(str(folder))!r} cannot be used as the folder of a run ({error.strerror}).") from error
+        raise OSError(f"{str(folder)!r} cannot be used as the folder of a run ({error.strerror}).") from error
     file, changed = folder / "run.json", None
     with FileLock(folder / "parts" / ".lock"):
         try:
@@ -41,11 +39,11 @@ def claim(folder: Path, settings: dict, files: list[Path]) -> None:
                 read_block(part, settings)
             write(file, json.dumps(settings, indent=1))
     if changed:
-        raise ValueError(f"The folder {shown(str(folder))!r} holds a run with another {', '.join(changed)}. {WAY_OUT}")
+        raise ValueError(f"The folder {str(folder)!r} holds a run with another {', '.join(changed)}. {WAY_OUT}")
 
 
-def read_block(file: Path, settings: dict) -> tuple[pd.DataFrame, dict] | None:
-    """Rows and protocols of a finished block; None where it is missing or damaged (with a warning).
+def read_block(file: Path, settings: dict) -> dict | None:
+    """What `write_block` was given; None where the file is missing or damaged (with a warning).
 
     Raises ValueError for a block of a run with other settings.
     """
@@ -53,17 +51,17 @@ def read_block(file: Path, settings: dict) -> tuple[pd.DataFrame, dict] | None:
         return None
     checksum, _, text = file.read_bytes().partition(b"\n")
     if checksum != b"%d" % zlib.crc32(text):
-        warnings.warn(f"{_name(file)} is damaged: this block is computed again.", stacklevel=3)
+        warnings.warn(f"{file} is damaged: this block is computed again.", stacklevel=3)
         return None
     block = json.loads(text)
     if block["settings"] != digest(settings):
-        raise ValueError(f"{_name(file)} belongs to a run with other settings. {WAY_OUT}")
-    return pd.DataFrame(block["rows"]), block["protocol"]
+        raise ValueError(f"{file} belongs to a run with other settings. {WAY_OUT}")
+    return block
 
 
-def write_block(file: Path, rows: pd.DataFrame, protocol: dict, settings: dict) -> None:
-    """Put a finished block in place."""
-    text = json.dumps({"settings": digest(settings), "protocol": protocol, "rows": rows.to_dict("list")})
+def write_block(file: Path, block: dict, settings: dict) -> None:
+    """Put a finished block in place: its rows and its protocol, ready for JSON."""
+    text = json.dumps({"settings": digest(settings)} | block)
     write(file, f"{zlib.crc32(text.encode())}\n{text}")
 
 
@@ -74,7 +72,7 @@ def write(file: Path, text: str) -> None:
             temporary.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
         raise OSError(
-            f"{_name(file)} could not be written ({error.strerror or error}). Make room, or give another --out; the "
+            f"{file} could not be written ({error.strerror or error}). Make room, or give another --out; the "
             "blocks that are finished stay, and the same call goes on from there."
         ) from error
 
@@ -82,7 +80,3 @@ def write(file: Path, text: str) -> None:
 def digest(settings: dict) -> str:
     """A short name of these settings."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _name(file):
-    return f"{file.parent.name}/{file.name}"

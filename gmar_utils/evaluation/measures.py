@@ -11,7 +11,6 @@ import torch
 from .. import metrics
 from ..capture.checks import choice
 from ..capture.settling import once
-from ..metrics.faithfulness import Protocol
 from ..metrics.forwards import SCORES
 from ..metrics.imputation import baseline_named
 from ..metrics.localization import check_threshold
@@ -31,19 +30,19 @@ TABLES = (
     {"which": ("Which of two", 1), "which_auroc": ("AUROC of the two", 1), "top_1": ("Top-1", 0)},
 )
 COLUMNS = {column: about for table in TABLES for column, about in table.items()}
-# An option of the metrics, the values it may take (None: see `checked_options`), and its default.
-OPTIONS = {
-    "score": (SCORES, "probability"),
-    "target": ((None, "predicted", "label"), None),  # None: "label" for records with a mask, which is one object's
-    "masking": (("multiply", "raw", "top"), "multiply"),
-    "baseline": (None, "zero"),
-    "steps": (None, None),
-    "unit": (("patch", "pixel"), "patch"),
-    "threshold": (None, metrics.PRESETS["report"]["threshold"]),
-    "iou": (("foreground", "mean"), metrics.PRESETS["report"]["iou"]),
-    "ap": (("foreground", "two-class"), metrics.PRESETS["report"]["ap"]),
-    "aggregate": (("image", "dataset"), metrics.PRESETS["report"]["aggregate"]),
+# The options of the metrics and their defaults; target None: "label" for records with a mask, which is one object's.
+OPTIONS = metrics.PRESETS["report"] | {"score": "probability", "target": None, "masking": "multiply"}
+OPTIONS |= {"baseline": "zero", "steps": None, "unit": "patch"}
+ALLOWED = {  # the values they may take, where that is a list
+    "score": SCORES,
+    "target": (None, "predicted", "label"),
+    "masking": ("multiply", "raw", "top"),
+    "unit": ("patch", "pixel"),
+    "iou": ("foreground", "mean"),
+    "ap": ("foreground", "two-class"),
+    "aggregate": ("image", "dataset"),
 }
+REMOVAL = ("baseline", "steps", "unit", "seed")  # what `metrics.insertion` and `metrics.deletion` take
 
 
 def checked_options(given: dict | None = None, fields: Collection[str] = ()) -> dict:
@@ -51,11 +50,11 @@ def checked_options(given: dict | None = None, fields: Collection[str] = ()) -> 
 
     fields: of a record; where one is "mask", the default target is the record's label.
     """
-    options = {k: default for k, (_, default) in OPTIONS.items()} | (given or {})
-    for name, value in options.items():
+    options = OPTIONS | (given or {})
+    for name in options:
         choice("a protocol option", name, OPTIONS)
-        if allowed := OPTIONS[name][0]:
-            choice(name, value, allowed)
+    for name, allowed in ALLOWED.items():
+        choice(name, options[name], allowed)
     baseline_named(options["baseline"])
     check_threshold(options["threshold"])
     options["target"] = options["target"] or ("label" if "mask" in fields else "predicted")
@@ -84,17 +83,12 @@ class Case:
     @once
     def insertion(self) -> metrics.Curve:
         """Its Insertion curve; of several metrics that read it, the first pays for it."""
-        return self.run(metrics.insertion, **self.removal)
+        return self.run(metrics.insertion, **self.chosen(*REMOVAL))
 
     @once
     def deletion(self) -> metrics.Curve:
         """Its Deletion curve, shared like `insertion`."""
-        return self.run(metrics.deletion, **self.removal)
-
-    @property
-    def removal(self) -> dict:
-        """The options of `metrics.insertion` and `metrics.deletion`."""
-        return self.chosen("baseline", "steps", "unit", "seed")
+        return self.run(metrics.deletion, **self.chosen(*REMOVAL))
 
     def chosen(self, *names: str) -> dict:
         """These of its options."""
@@ -125,7 +119,7 @@ class Found(NamedTuple):
     """A metric of one block: (B,) values of each column, those that no method changes, and how they were measured."""
 
     values: dict[str, torch.Tensor]
-    protocol: Protocol
+    protocol: metrics.Protocol
     shared: dict[str, torch.Tensor] = {}
 
 
@@ -168,14 +162,14 @@ def _srg(case: Case) -> Found:
 
 
 def _saco(case: Case) -> Found:
-    protocol = Protocol("SaCo", baseline="mean", unit="patch", groups=10, **case.chosen("score", "precision"))
+    protocol = metrics.Protocol("SaCo", baseline="mean", unit="patch", groups=10, **case.chosen("score", "precision"))
     return Found({"saco": 100 * case.run(metrics.saco)}, protocol)
 
 
 def _road(case: Case) -> Found:
     # a sparse solve for each image and step: ten steps unless the protocol says otherwise
     steps = case.options["steps"] or min(10, case.maps[0].numel())
-    morf, lerf, gain = case.run(metrics.morf_lerf, **case.removal | {"baseline": "linear", "steps": steps})
+    morf, lerf, gain = case.run(metrics.morf_lerf, **case.chosen(*REMOVAL) | {"baseline": "linear", "steps": steps})
     values = {"road_morf": morf.auc, "road_lerf": lerf.auc, "road": gain}
     protocol = replace(morf.protocol, metric="ROAD", order=None)
     return Found({k: case.scale * v for k, v in values.items()}, protocol, _kept(case, "road_morf", morf))
@@ -184,34 +178,28 @@ def _road(case: Case) -> Found:
 def _box(case: Case) -> Found:
     found = [m.nan_to_num(0) for m in case.on_photo], [r["box"] for r in case.records]
     values = {"pointing_game": metrics.pointing_game(*found), "energy_in_box": metrics.energy_in_box(*found)}
-    return Found(values, Protocol("boxes", unit="photo pixel"))
+    return Found(values, metrics.Protocol("boxes", unit="photo pixel"))
 
 
 def _counted(case: Case, name: str) -> Found:
-    options = case.chosen("threshold", "aggregate")
+    options = case.chosen("threshold", "aggregate", *(["iou"] if name == "iou" else []))
     found = metrics.counts(*case.seen, options["threshold"])
-    if name == "iou":
-        options["iou"] = case.options["iou"]
-        value, protocol = metrics.iou_of(found, options["iou"]), Protocol("IoU", **options)
-    else:
-        value, protocol = metrics.accuracy_of(found), Protocol("Pixel accuracy", **options)
+    value = metrics.iou_of(found, options["iou"]) if name == "iou" else metrics.accuracy_of(found)
     # The counts go into the rows too: dataset-level figures are made of their sums.
-    return Found(dict(zip(COUNTS, found.T, strict=True)) | {name: value}, protocol)
+    return Found(dict(zip(COUNTS, found.T, strict=True)) | {name: value}, metrics.Protocol(COLUMNS[name][0], **options))
 
 
 def _precision(case: Case) -> Found:
     ap = case.options["ap"]
-    return Found({"average_precision": metrics.average_precision(*case.seen, ap)}, Protocol("AP", ap=ap))
+    return Found({"average_precision": metrics.average_precision(*case.seen, ap)}, metrics.Protocol("AP", ap=ap))
 
 
 def _which(case: Case) -> Found:
     pair = case.on_photo, case.masks(), case.masks("other")
     values = {"which": 100 * metrics.which(*pair), "which_auroc": 100 * metrics.auroc(*pair)}
-    right = [
-        int(p) in (*(r.get("targets") or [r["label"]]), *r.get("other_targets", ()))
-        for p, r in zip(case.predicted, case.records, strict=True)
-    ]
-    return Found(values, Protocol("one of two", unit="photo pixel"), {"top_1": 100.0 * torch.tensor(right)})
+    classes = [(*(r.get("targets") or [r["label"]]), *r.get("other_targets", ())) for r in case.records]
+    right = [int(p) in some for p, some in zip(case.predicted, classes, strict=True)]
+    return Found(values, metrics.Protocol("one of two", unit="photo pixel"), {"top_1": 100.0 * torch.tensor(right)})
 
 
 METRICS = {
@@ -242,14 +230,12 @@ def checked_metrics(names: str | Iterable[str] | None, fields: set[str]) -> tupl
     """
     if names is None:
         names = TWO_OBJECTS if "other" in fields else LOCALIZATION if "mask" in fields else FAITHFULNESS
-    names = (names,) if isinstance(names, str) else tuple(names)
+    names = dict.fromkeys([names] if isinstance(names, str) else names)
     for name in names:
         choice("a metric", name, METRICS)
         for needed in METRICS[name].needs:
             if needed not in fields:
-                raise ValueError(
-                    f"The metric {name} needs records with a {needed}; these have {', '.join(sorted(fields))}."
-                )
+                raise ValueError(f"The metric {name} needs records with a {needed}; these have {sorted(fields)}.")
     if not names:
         raise ValueError(f"There is no metric to compute; choose from {', '.join(METRICS)}.")
-    return tuple(dict.fromkeys(names))
+    return tuple(names)

@@ -21,11 +21,10 @@ def made_by(**extra: object) -> dict:
 
     Paths are cut to their last part: a results file says nothing about the machine's folders.
     """
-    program = Path(sys.argv[0]).name
-    command = ["gmar" if program in ("__main__.py", "gmar") else program, *map(shown, sys.argv[1:])]
+    program = Path(sys.argv[0]).name.replace("__main__.py", "gmar")
     packages = ("torch", "transformers", "numpy", "scipy", "scikit-learn", "scikit-image", "accelerate", "datasets")
     return {
-        "command": " ".join(command),
+        "command": " ".join([program, *map(shown, sys.argv[1:])]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no", "--", *_CODE)),

@@ -31,7 +31,7 @@ from ..methods.registry import registered, scaled, scores_of
 from ..metrics.faithfulness import step_count
 from ..metrics.forwards import evaluating
 from ..model import Vit
-from .folder import claim, digest, read_block, write, write_block
+from .folder import claim, read_block, write, write_block
 from .measures import BASELINE, METRICS, Case, checked_metrics, checked_options
 from .provenance import describe_device, made_by, shown, state_sha256, weights_sha256
 from .summary import Summary, summarize
@@ -102,32 +102,31 @@ def evaluate(
     with evaluating(vit.model, pixel_values, precision) as found:
         forward = {"seed": seed, "batch_size": batch_size, "precision": precision}
     maps_of = _working(vit, pixel_values, bound_methods(methods, seed), options, methods is None)
-    settings = described(
-        {
-            "gmar_utils": __version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "model": shown(vit.name),
-            "weights_sha256": weights_sha256(vit),
-            "state_sha256": state_sha256(vit.model),
-            "input": list(pixel_values.shape[1:]),
-            "preprocessing": json.loads(vit.processor.to_json_string()),
-            "device": pixel_values.device.type,
-            "dtype": str(pixel_values.dtype),
-            "precision": found,
-            "data": data_name,
-            "records": len(data),
-            "data_sample": _sample(record_of, chosen),
-            "images": len(chosen),
-            "seed": seed,
-            "block": block,
-            "methods": maps_of,
-            "metrics": metrics,
-            "protocol": options,
-        }
-    )
+    settings = {
+        "gmar_utils": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "model": shown(vit.name),
+        "weights_sha256": weights_sha256(vit),
+        "state_sha256": state_sha256(vit.model),
+        "input": list(pixel_values.shape[1:]),
+        "preprocessing": json.loads(vit.processor.to_json_string()),
+        "device": pixel_values.device.type,
+        "dtype": str(pixel_values.dtype),
+        "precision": found,
+        "data": data_name,
+        "records": len(data),
+        "data_sample": _sample(record_of, chosen),
+        "images": len(chosen),
+        "seed": seed,
+        "block": block,
+        "methods": maps_of,
+        "metrics": metrics,
+        "protocol": options,
+    }
+    settings = described(settings)
 
-    blocks = [chosen[i : i + block] for i in range(0, len(chosen), block)]
+    blocks = [chosen[i : i + block].tolist() for i in range(0, len(chosen), block)]
     files = [out / "parts" / f"{i:05d}.json" for i in range(len(blocks))] if out else []
     if out and state.is_main_process:
         claim(out, settings, files)
@@ -135,30 +134,27 @@ def evaluate(
     mine = range(state.process_index, len(blocks), state.num_processes)
     done = {i: read_block(files[i], settings) for i in mine} if out else {}
     todo = [i for i in mine if done.get(i) is None]
-    shown_by = {"unit": "block", "disable": None if state.is_main_process else True}
-    for i in tqdm(todo, total=len(mine), initial=len(mine) - len(todo), **shown_by):
-        numbered = [(int(k), record_of(int(k))) for k in blocks[i]]
-        done[i] = _run_block(vit, maps_of, metrics, options | forward, numbered)
+    for i in tqdm(todo, unit="block", disable=None if state.is_main_process else True):
+        records = [record_of(k) for k in blocks[i]]
+        done[i] = _run_block(vit, maps_of, metrics, options | forward, records, blocks[i])
         if out:
-            write_block(files[i], *done[i], settings)
+            write_block(files[i], done[i], settings)
     state.wait_for_everyone()
 
     if out:  # from the files alone, so that the rows are the same whoever computed them
         done = {i: read_block(f, settings) for i, f in enumerate(files)}
         if lost := [files[i].name for i, found in done.items() if found is None]:
             raise ValueError(f"Block files are missing or damaged: {', '.join(lost)}. Call again to compute them.")
-    rows = pd.concat([done[i][0] for i in range(len(blocks))], ignore_index=True)
+    rows = pd.concat([pd.DataFrame(done[i]["rows"]) for i in range(len(blocks))], ignore_index=True)
     table = summarize(rows, list(maps_of), options, twins(maps_of), seed)
-    summary = Summary(rows, table, done[0][1])
+    summary = Summary(rows, table, done[0]["protocol"])
     if out and state.is_main_process:
         record = settings | {
             "device": describe_device(vit.device),
             "batch_size": batch_size,
             "processes": state.num_processes,
-            "blocks": len(blocks),
             "blocks_from_earlier_run": len(mine) - len(todo),
             "wall_time_s": round(time.perf_counter() - started, 1),
-            "settings_sha256": digest(settings),
         }
         write(out / "rows.csv", rows.to_csv(index=False))
         write(out / "summary.csv", table.to_csv(index=False))
@@ -206,13 +202,13 @@ def _working(vit, pixel_values, maps_of, options, by_default):
     working = {}
     for label, function in maps_of.items():
         try:
-            scores = _scores(vit, pixel_values, {label: function})[label]
+            with torch.autocast(pixel_values.device.type, enabled=False):
+                scores = scores_of(vit.model, pixel_values, {label: function})[label]
+            working[label] = function
         except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
             if not by_default:
                 raise ValueError(f"method {label!r} failed on the first image: {error}") from error
             warnings.warn(f"Left out: {label}, which failed on the first image: {error}", stacklevel=3)
-        else:
-            working[label] = function
     if not working:
         raise ValueError(f"None of the methods can read {vit.name}.")
     units = scores[0].numel() if options["unit"] == "patch" else pixel_values[0, 0].numel()
@@ -220,23 +216,19 @@ def _working(vit, pixel_values, maps_of, options, by_default):
     return working
 
 
-def _scores(vit, pixel_values, maps_of, target=None):
-    with torch.autocast(pixel_values.device.type, enabled=False):  # a caller's autocast is for the metrics' forwards
-        return scores_of(vit.model, pixel_values, maps_of, target)
-
-
-def _run_block(vit, maps_of, names, options, numbered) -> tuple[pd.DataFrame, dict]:
-    """Rows (image, photo, method, metric, value) of one block, and how each metric was measured."""
-    records = [r for _, r in numbered]
+def _run_block(vit, maps_of, names, options, records, ids):
+    """The rows {image, photo, method, metric, value: a list each} of one block, and how each metric was measured."""
     pixel_values = vit.preprocess([r["image"] for r in records])
-    with evaluating(vit.model, pixel_values), torch.autocast(pixel_values.device.type, enabled=False):
-        logits = logits_of(vit.model(pixel_values)).float()
-    logits = logits.clone()  # this leaves inference mode: the maps need a backward pass
-    predicted = resolve_target(vit.model, logits)
-    target = predicted if options["target"] == "predicted" else _labels(vit, logits, records)
-    about = pd.DataFrame({"image": [i for i, _ in numbered], "photo": [r.get("photo", i) for i, r in numbered]})
+    with torch.autocast(pixel_values.device.type, enabled=False):  # a caller's is for the metrics' forwards
+        with evaluating(vit.model, pixel_values):
+            logits = logits_of(vit.model(pixel_values)).float()
+        logits = logits.clone()  # this leaves inference mode: the maps need a backward pass
+        predicted = resolve_target(vit.model, logits)
+        target = predicted if options["target"] == "predicted" else _labels(vit, logits, records)
+        every = scores_of(vit.model, pixel_values, maps_of, target)
+    about = pd.DataFrame({"image": ids, "photo": [r.get("photo", i) for i, r in zip(ids, records, strict=True)]})
     found, protocols = {label: {} for label in (*maps_of, BASELINE)}, {}
-    for label, scores in _scores(vit, pixel_values, maps_of, target).items():
+    for label, scores in every.items():
         maps = scaled(scores, registered(maps_of[label]))
         case = Case(vit, options, pixel_values, predicted, target, scores, maps, records)
         for name in names:
@@ -246,7 +238,8 @@ def _run_block(vit, maps_of, names, options, numbered) -> tuple[pd.DataFrame, di
             protocols |= dict.fromkeys(values, str(replace(protocol, target=options["target"], images=None)))
     values = {label: {k: v.tolist() for k, v in columns.items()} for label, columns in found.items() if columns}
     wide = [about.assign(method=label, **columns) for label, columns in values.items()]
-    return pd.concat([w.melt(["image", "photo", "method"], var_name="metric") for w in wide]), protocols
+    rows = pd.concat([w.melt(["image", "photo", "method"], var_name="metric") for w in wide])
+    return {"protocol": protocols, "rows": rows.to_dict("list")}
 
 
 def _labels(vit, logits, records):

@@ -124,10 +124,8 @@ def interval(values: Sequence[float] | np.ndarray | pd.Series, seed: int = 0) ->
     """
     values = np.asarray(values, dtype=float)
     values = values[np.isfinite(values)]
-    if not len(values):
-        return np.nan, np.nan, np.nan
-    mean = float(values.mean())
-    if np.ptp(values) == 0:
+    mean = float(values.mean()) if len(values) else np.nan
+    if len(np.unique(values)) < 2:
         return mean, mean, mean
     return mean, *map(float, interval_of(paired_bootstrap(values, seed=seed)))
 
@@ -142,11 +140,10 @@ def _estimates(values, metric, labels, options, seed):
             sums = torch.from_numpy(np.stack([c.sum(axis) for c in counts], -1))
             return (metrics.iou_of(sums, options["iou"]) if metric == "iou" else metrics.accuracy_of(sums)).numpy()
 
-    defined = values[metric][labels].notna().all(axis=1)
-    arrays = tuple(values.loc[defined, name][labels].to_numpy().T for name in names)
-    images = arrays[0].shape[-1]
-    estimates = statistic(*arrays, axis=-1) if images else np.full(len(labels), np.nan)
-    return estimates, paired_bootstrap(*arrays, statistic=statistic, seed=seed), images
+    defined = values[metric][labels].dropna().index
+    arrays = [values.loc[defined, name][labels].to_numpy().T for name in names]
+    estimates = statistic(*arrays, axis=-1) if len(defined) else np.full(len(labels), np.nan)
+    return estimates, paired_bootstrap(*arrays, statistic=statistic, seed=seed), len(defined)
 
 
 def title(metric: str) -> str:
@@ -157,11 +154,10 @@ def title(metric: str) -> str:
 
 def footnote(summary: pd.DataFrame) -> str:
     """The sentences under all tables: images, intervals, what bold means."""
-    images = int(summary["images"].max())
     return (
-        f"Means over {images} images, with 95 % intervals of a paired bootstrap over images. Bold in the first kind of "
-        "table: better than every other method, with each paired interval on one side of 0. Bold in a difference: its "
-        "interval excludes 0. Intervals are not corrected for the number of comparisons."
+        f"Means over {summary['images'].max():.0f} images, with 95 % intervals of a paired bootstrap over images. Bold "
+        "in the first kind of table: better than every other method, with each paired interval on one side of 0. Bold "
+        "in a difference: its interval excludes 0. Intervals are not corrected for the number of comparisons."
     )
 
 

@@ -9,21 +9,14 @@ from datasets.fingerprint import Hasher
 
 from ..methods import METHODS, weighting
 from ..methods.registry import bind
-from .folder import digest
 
+NORMS = {"paper": (None, "l1", "l2"), "report": ("l1", "l2"), "output-first": ("l1", "l2", "bth")}  # of GMAR's variants
 # label: (method, options). `rollout` is GMAR at uniform weights for "output-first", `rollout-report` for "report".
 DEFAULT_METHODS = {
     "grad-cam": ("grad-cam", {}),
     "rollout": ("rollout", {}),
     "rollout-report": ("rollout", {"variant": "report"}),
-    "gmar-none-paper": ("gmar", {"norm": None, "variant": "paper"}),
-    "gmar-l1-paper": ("gmar", {"norm": "l1", "variant": "paper"}),
-    "gmar-l2-paper": ("gmar", {"norm": "l2", "variant": "paper"}),
-    "gmar-l1-report": ("gmar", {"norm": "l1", "variant": "report"}),
-    "gmar-l2-report": ("gmar", {"norm": "l2", "variant": "report"}),
-    "gmar-l1-output-first": ("gmar", {"norm": "l1", "variant": "output-first"}),
-    "gmar-l2-output-first": ("gmar", {"norm": "l2", "variant": "output-first"}),
-    "gmar-bth-output-first": ("gmar", {"norm": "bth", "variant": "output-first"}),
+    **{f"gmar-{n or 'none'}-{v}": ("gmar", {"norm": n, "variant": v}) for v, norms in NORMS.items() for n in norms},
     "libra": ("libra", {}),
     "libra-input": ("libra", {"layers": "input"}),
     "libra-upper": ("libra", {"layers": "upper"}),
@@ -67,8 +60,7 @@ def twins(methods: dict[str, partial]) -> dict[str, str]:
     full, found = {}, {}
     for label, f in methods.items():
         if f.func in (weighting.rollout, weighting.gmar):
-            options = {k: p.default for k, p in inspect.signature(f.func).parameters.items() if k != "trace"}
-            full[label] = {"norm": None} | options | f.keywords
+            full[label] = {"norm": None} | {k: p.default for k, p in inspect.signature(f).parameters.items()}
     for label, options in full.items():
         same = [k for k, other in full.items() if other == options | {"norm": None}]
         if same and options["norm"] is not None:
@@ -97,5 +89,5 @@ def described(value: object) -> object:
             k: v for k, v in inspect.getclosurevars(value).nonlocals.items() if v is not value
         }  # it may call itself
         about = described([value.__code__, kept, value.__defaults__, value.__kwdefaults__])
-        return {"function": f"{value.__module__}.{value.__qualname__}", "code": digest(about)}
+        return {"function": f"{value.__module__}.{value.__qualname__}", "code": Hasher.hash(about)}
     return f"{type(value).__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"

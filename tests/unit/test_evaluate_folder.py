@@ -56,7 +56,7 @@ def computed(monkeypatch):
     seen, original = [], engine._run_block
 
     def spy(*arguments):
-        seen.append(arguments[-1][0][0])
+        seen.append(arguments[-1][0])
         return original(*arguments)
 
     monkeypatch.setattr(engine, "_run_block", spy)
