@@ -45,9 +45,7 @@ def main(args: argparse.Namespace) -> int:
         args.out.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=args.out).close()
     except OSError as error:
-        raise ValueError(
-            f"--out takes a folder to write to, and {str(args.out)!r} is none: {error.strerror}."
-        ) from None
+        raise ValueError(f"--out takes a folder to write to; {str(args.out)!r} is none: {error.strerror}.") from None
     rows = _explained(photos, args, problems) if photos else []
     if rows:
         with atomic(args.out / "explanations.csv") as temporary:

@@ -87,7 +87,7 @@ def summarize(
             line = {"metric": metric, "method": label, "mean": estimates[i]}
             line["low"], line["high"] = interval_of(draws[i])
             line |= {"images": images, "left_out": len(values) - images}
-            ahead = direction * (draws[i] - np.delete(draws, i, 0))
+            ahead = direction * (draws[i] - np.delete(draws, i, 0))  # of each other method
             line["best"] = direction != 0 and all(interval_of(a)[0] > 0 for a in ahead)
             line |= dict.fromkeys(("twin", "difference", "difference_low", "difference_high"), np.nan)
             if twins.get(label) in names:

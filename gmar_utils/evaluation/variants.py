@@ -44,9 +44,10 @@ def bound_methods(methods: object, seed: int = 0) -> dict[str, partial]:
     found = {}
     for label, method in methods.items():
         given = DEFAULT_METHODS.get(method, method) if isinstance(method, str) else method
-        name, options = given if isinstance(given, tuple | list) and len(given) == 2 else (given, {})
+        is_pair = isinstance(given, tuple | list) and len(given) == 2 and isinstance(given[1], dict)
+        name, options = given if is_pair else (given, {})
         try:
-            found[str(label)] = bind(name, **({"seed": seed} if name == "random" else {}) | dict(options))
+            found[str(label)] = bind(name, **({"seed": seed} if name == "random" else {}) | options)
         except (TypeError, ValueError) as error:
             raise type(error)(f"method {label!r}: {error}") from None
     return found

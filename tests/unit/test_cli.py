@@ -171,7 +171,7 @@ BAD = [  # arguments, words of the one line
     (["--window", "0", "inf"], "two finite numbers"),
     (["--window", "low", "high"], "invalid float value: 'low'"),
     (["--method", "legrad", "--alpha", "1"], "it takes layers, pool"),
-    (["--out", "text.jpg"], "takes a folder to write to, and 'text.jpg' is none: File exists"),
+    (["--out", "text.jpg"], "takes a folder to write to; 'text.jpg' is none: File exists"),
     (["--out", "text.jpg/maps"], "'text.jpg/maps' is none: Not a directory"),
     (["--out", "text.jpg/inside"], "text.jpg"),
     (["--out", ""], "empty path"),

@@ -223,7 +223,8 @@ def test_a_baseline_may_be_a_function(vit, records):
     [
         ({"methods": ["gradcam"]}, "grad-cam"),
         ({"methods": []}, "no method"),
-        ({"methods": {"a": 3}}, "method 'a'"),
+        ({"methods": {"a": 3}}, "method 'a'.*function of a trace"),
+        ({"methods": {"a": ("gmar", 3)}}, r"'a'.*\('gmar', 3\).*function of a trace"),
         ({"methods": {"a": ("gmar", {"nrom": "l1"})}}, "norm, alpha, variant"),
         ({"methods": {"a": ("gmar", {"alpha": math.nan})}}, "'a'.*finite"),
         ({"methods": {"a": ("gmar", {"alpha": -1})}}, "'a'.*alpha"),
