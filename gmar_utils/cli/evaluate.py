@@ -1,8 +1,8 @@
 """`gmar evaluate`: its options, and the data sets it knows."""
 
 import argparse
-import ast
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -11,8 +11,7 @@ from accelerate import PartialState
 from .. import data, metrics
 from ..evaluation import DEFAULT_METHODS, METRICS, evaluate
 from ..evaluation.measures import FAITHFULNESS, LOCALIZATION, OPTIONS, TWO_OBJECTS, checked_options
-from ..evaluation.pairs import known
-from ..evaluation.provenance import shown
+from ..evaluation.run import known
 from ..evaluation.variants import bound_methods
 from ..model import load_model
 from . import types
@@ -27,8 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", default="tiny-imagenet", choices=DATA, help="data set (default: %(default)s)")
     add("--source", help="where the data set is: folder, file or hub id (default: its environment variable)")
     add("--model", default="vit-small-tiny-imagenet", help="bundled name, folder or hub id (default: %(default)s)")
-    size = "run the model at another resolution or shape, in pixels"
-    add("--image-size", type=types.image_size, metavar="N|HxW", help=size)
+    add("--image-size", type=types.image_size, metavar="N|HxW", help="another resolution or shape: 112, or 64x96")
     add("--limit", type=types.positive, help="so many images, drawn with --seed (default: all)")
     add("--seed", type=int, default=0, help="draws images, random maps and bootstrap (default: 0)")
     add("--batch-size", type=types.positive, default=64, help="images in a forward (default: 64)")
@@ -63,7 +61,7 @@ def main(args: argparse.Namespace) -> int:
     summary = evaluate(vit, DATA[args.data](args, vit), methods, args.metrics, args.out, **options)
     if state.is_main_process:
         print(summary.to_markdown())
-        print(f"Rows, summary and provenance are in {shown(str(args.out))}")
+        print(f"Rows, summary and provenance are in {args.out}")
     state.destroy_process_group()
     return 0
 
@@ -81,36 +79,28 @@ def parse_methods(words: list[str] | None) -> dict:
     """{label: (method, options)} from labels, method names and METHOD:option=value,…"""
     methods = {}
     for word in words or DEFAULT_METHODS:
-        name, _, options = word.partition(":")
-        words = re.split(r",(?=\w+=)", options) if options else []
-        methods[word] = DEFAULT_METHODS.get(word) or (name, _options(words, "method"))
+        name, colon, options = word.partition(":")
+        methods[word] = DEFAULT_METHODS.get(word) or (name, _options(options) if colon else {})
     return methods
 
 
 def parse_protocol(words: list[str]) -> dict:
     """Options of the metrics from KEY=VALUE words and presets, later ones winning."""
-    protocol = {}
-    for word in words:
-        protocol |= metrics.PRESETS[word] if word in metrics.PRESETS else _options([word], "protocol")
-    return protocol
+    found = [metrics.PRESETS.get(word) or _options(word) for word in words]
+    return {key: value for options in found for key, value in options.items()}
 
 
-def _options(words, kind):
-    options = {}
-    for word in words:
-        key, equals, value = word.partition("=")
+def _options(text):
+    """KEY=VALUE,… as a dictionary."""
+    pairs = [word.partition("=") for word in re.split(r",(?=\w+=)", text)]
+    for key, equals, _ in pairs:
         if not equals:
-            raise ValueError(f"A {kind} option is written KEY=VALUE, got {word!r}.")
-        options[key] = _value(value)
-    return options
+            raise ValueError(f"An option is written KEY=VALUE, got {key!r}.")
+    return {key: _value(value) for key, _, value in pairs}
 
 
 def _value(text):
-    if text.lower() == "none":
-        return None
-    for reads in (ast.literal_eval, float):  # float: nan and inf, which the methods refuse
-        try:
-            return reads(text)
-        except (ValueError, SyntaxError):
-            pass
-    return text
+    for number in (int, float):
+        with suppress(ValueError):
+            return number(text)
+    return None if text.lower() == "none" else text

@@ -1,16 +1,18 @@
 """`gmar explain`: for each photo an overlay, the map, and a row of a table."""
 
 import argparse
-import csv
 import os
+from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryFile
+
+import pandas as pd
 
 from ..files import atomic
 from . import types
-from .output import plain_cell, printable, say
+from .output import described, plain_cell, printable, say
 
 PICTURES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"}
-COLUMNS = ["file", "overlay", "map", "target", "label", "probability", "method", "options", "model", "versions"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,32 +28,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("photos", nargs="+", metavar="PHOTO|FOLDER", help="pictures, or folders of pictures")
     add("--model", default="vit-small-tiny-imagenet", help="bundled name, folder or hub id (default: %(default)s)")
-    names = f"one of {', '.join(METHODS)} (default: %(default)s)"
-    add("--method", default="gmar", choices=METHODS, metavar="METHOD", help=names)
+    add("--method", default="gmar", choices=METHODS, metavar="METHOD", help=f"{', '.join(METHODS)} (default: gmar)")
     add("--alpha", type=types.alpha, help="strength of the residual, for rollout and gmar (default: 1)")
     add("--norm", choices=["l1", "l2", "none"], help="norm of the head weights, for gmar (default: l1)")
     add("--variant", choices=VARIANTS, help="recursion and order, for rollout and gmar")
     add("--target", help="class to explain, as a number or a label word (default: the predicted class)")
-    size = "run the model at another resolution or shape, in pixels: 112, or 64x96"
-    add("--image-size", type=types.image_size, metavar="N|HxW", help=size)
-    window = "black and white of 16-bit pictures"
-    add("--window", type=types.finite, nargs=2, metavar=("LOW", "HIGH"), help=window)
+    add("--image-size", type=types.image_size, metavar="N|HxW", help="another resolution or shape: 112, or 64x96")
+    add("--window", type=float, nargs=2, metavar=("LOW", "HIGH"), help="black and white of 16-bit pictures")
     add("--out", type=types.folder, default=Path("explanations"), help="output folder (default: %(default)s)")
 
 
 def main(args: argparse.Namespace) -> int:
     """Explain every photo; 2 when one could not be."""
-    if args.window and not args.window[0] < args.window[1]:
-        raise ValueError(f"--window takes LOW and HIGH with LOW < HIGH, got {args.window[0]:g} {args.window[1]:g}.")
     photos, problems = _find(args.photos)
-    _make_folder(args.out)
+    try:  # before the work and not after it
+        args.out.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=args.out).close()
+    except OSError as error:
+        raise ValueError(f"--out takes a folder to write to; {str(args.out)!r} is none: {error.strerror}.") from None
     rows = _explained(photos, args, problems) if photos else []
     if rows:
-        with (
-            atomic(args.out / "explanations.csv") as temporary,
-            open(temporary, "w", newline="", encoding="utf-8") as file,
-        ):
-            csv.writer(file).writerows([COLUMNS, *([plain_cell(cell) for cell in row] for row in rows)])
+        with atomic(args.out / "explanations.csv") as temporary:
+            pd.DataFrame(rows).map(plain_cell).to_csv(temporary, index=False, lineterminator="\r\n")
         say(f"{len(rows)} explained, in {args.out}")
     for problem in dict.fromkeys(map(printable, problems)):
         say(f"gmar explain: {problem}", error=True)
@@ -70,24 +68,25 @@ def _explained(photos, args, problems):
     options = {k: None if v == "none" else v for k, v in options.items() if v is not None}
     vit = load_model(args.model, image_size=args.image_size).prompted(args.target)
     target = None if args.target is None else vit.class_id(args.target)
+    about = {"method": args.method, "options": " ".join(f"{k}={v}" for k, v in options.items()), "model": vit.name}
     versions = f"gmar_utils {__version__}, torch {torch.__version__}, transformers {transformers.__version__}"
-    rows, names = [], set()
+    rows, names = [], Counter()
     for path in tqdm(photos, unit="photo", disable=None):
         try:
             why = vit.explain(path, args.method, target, window=args.window, **options)
-            stem = _unused(f"{path.stem}.{args.method}", names)
+            stem = f"{path.stem}.{args.method}"
+            names[stem] += 1  # photos of the same name, from several folders
+            stem += f"-{names[stem]}" if names[stem] > 1 else ""
             why.save(args.out / f"{stem}.png")
             why.save(args.out / f"{stem}.npy")
         except Exception as error:  # the net of `gmar` itself would stop here, and leave the other photos undone
             if os.environ.get("GMAR_DEBUG"):
                 raise
-            problems.append(types.described(error))
+            problems.append(described(error))
             continue
-        score = "" if why.probability is None else f"{why.probability:.4f}"
-        given = " ".join(f"{k}={v}" for k, v in options.items())
-        rows.append(
-            [path, f"{stem}.png", f"{stem}.npy", why.target, why.label, score, args.method, given, vit.name, versions]
-        )
+        found = {"file": path, "overlay": f"{stem}.png", "map": f"{stem}.npy", "target": why.target, "label": why.label}
+        found["probability"] = "" if why.probability is None else f"{why.probability:.4f}"
+        rows.append(found | about | {"versions": versions})
     return rows
 
 
@@ -97,30 +96,10 @@ def _find(arguments):
         path = Path(text)
         if not text.strip():
             problems.append("A photo's path is empty: an unset variable in the shell?")
-        elif path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES)
-            photos += inside
-            if not inside:
-                problems.append(f"The folder {text!r} holds no picture ({', '.join(sorted(PICTURES))}).")
-        else:
+        elif not path.is_dir():
             photos.append(path)
+        elif inside := sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURES):
+            photos += inside
+        else:
+            problems.append(f"The folder {text!r} holds no picture ({', '.join(sorted(PICTURES))}).")
     return photos, problems
-
-
-def _make_folder(path):
-    """The output folder, before the work and not after it."""
-    there = next(p for p in (path, *path.absolute().parents) if p.exists())
-    if not there.is_dir():
-        raise ValueError(f"--out takes a folder, and {str(there)!r} is a file.")
-    path.mkdir(parents=True, exist_ok=True)
-    if not os.access(path, os.W_OK):
-        raise ValueError(f"The folder {str(path)!r} cannot be written to.")
-
-
-def _unused(stem, names):
-    """`stem`, numbered where a photo of that name from another folder was written before."""
-    name, i = stem, 2
-    while name in names:
-        name, i = f"{stem}-{i}", i + 1
-    names.add(name)
-    return name

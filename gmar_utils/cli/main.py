@@ -8,8 +8,7 @@ import sys
 import warnings
 
 from .. import __version__
-from . import types
-from .output import printable, say
+from .output import described, printable, say
 
 COMMANDS = {  # name: (the module with its add_arguments and main, help)
     "explain": ("gmar_utils.cli.explain", "explain photos: an overlay, the map and a table"),
@@ -50,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("GMAR_DEBUG"):
             raise
-        say(f"gmar {args.command}: {types.described(error)}", error=True)
+        say(f"gmar {args.command}: {described(error)}", error=True)
         return 2
 
 

@@ -19,3 +19,11 @@ def plain_cell(text: object) -> str:
     """A table's cell that no spreadsheet takes for a formula, and without control characters."""
     text = printable(text)
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+
+
+def described(error: Exception) -> str:
+    """An error in one line. What this package did not raise on purpose says its type, and how to see more of it."""
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError | ValueError | TypeError | IndexError | MemoryError) and text:
+        return text
+    return f"{type(error).__name__}: {text or 'no more is known'} (GMAR_DEBUG=1 shows where)"

@@ -1,7 +1,7 @@
-"""Types of command-line arguments: text in, value out, or an error that says what was expected; and errors as text."""
+"""Types of command-line arguments: text in, value out, or an error that says what was expected."""
 
 import argparse
-import math
+import re
 from pathlib import Path
 
 from ..methods.weighting import ALPHA_MAX
@@ -9,17 +9,9 @@ from ..methods.weighting import ALPHA_MAX
 
 def alpha(text: str) -> float:
     """A number from 0 to a million."""
-    value = _number(text)
+    value = float(text)
     if not 0 <= value <= ALPHA_MAX:
         raise argparse.ArgumentTypeError(f"alpha must be a finite number from 0 to {ALPHA_MAX:g}, got {text}")
-    return value
-
-
-def finite(text: str) -> float:
-    """A finite number."""
-    value = _number(text)
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"expected a finite number, got {text}")
     return value
 
 
@@ -30,33 +22,16 @@ def folder(text: str) -> Path:
     return Path(text)
 
 
-def _number(text):
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
-
-
 def image_size(text: str) -> int | tuple[int, int]:
     """Pixels: 112, or height x width as in 64x96."""
-    sides = text.split("x")
-    if len(sides) > 2 or not all(side.isascii() and side.isdecimal() and len(side) < 7 and int(side) for side in sides):
-        raise argparse.ArgumentTypeError(
-            f"image size must be pixels such as 112, or height x width such as 64x96, got {text}"
-        )
-    return int(text) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+    if not re.fullmatch(r"[1-9][0-9]{0,5}(x[1-9][0-9]{0,5})?", text):
+        raise argparse.ArgumentTypeError(f"image size must be pixels such as 112, or height x width, 64x96; got {text}")
+    height, *width = map(int, text.split("x"))
+    return (height, *width) if width else height
 
 
 def positive(text: str) -> int:
     """A whole number of at least 1."""
-    if not (text.isascii() and text.isdecimal() and len(text) < 19 and int(text) >= 1):
+    if not re.fullmatch(r"0*[1-9][0-9]{0,17}", text):
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
     return int(text)
-
-
-def described(error: Exception) -> str:
-    """An error in one line. What this package did not raise on purpose says its type, and how to see more of it."""
-    text = " ".join(str(error).split())
-    if isinstance(error, OSError | ValueError | TypeError | IndexError | MemoryError) and text:
-        return text
-    return f"{type(error).__name__}: {text or 'no more is known'} (GMAR_DEBUG=1 shows where)"

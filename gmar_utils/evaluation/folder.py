@@ -1,22 +1,19 @@
 """The folder of a run: one run a folder, one file a block, each whole or absent, each checked when it is read.
 
-A block file starts with a line of JSON: the digest of the run's settings, the number of rows, a checksum of what
-follows, and how each metric was measured. So a damaged file is found and computed again, a file of another run is
-refused, and no other file is needed to go on.
+A block file is two lines: a checksum, and JSON with the digest of the run's settings, how each metric was measured, and
+the rows. So a damaged file is found and computed again, a file of another run is refused, and no other file is needed
+to go on.
 """
 
 import hashlib
-import io
 import json
 import warnings
 import zlib
 from pathlib import Path
 
-import pandas as pd
 from filelock import FileLock
 
 from ..files import atomic
-from .provenance import shown
 
 WAY_OUT = "Give another folder (--out), or delete this one to start again."
 
@@ -31,46 +28,41 @@ def claim(folder: Path, settings: dict, files: list[Path]) -> None:
     try:
         (folder / "parts").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(f"{shown(str(folder))!r} cannot be used as the folder of a run ({error.strerror}).") from error
-    file = folder / "run.json"
+        raise OSError(f"{str(folder)!r} cannot be used as the folder of a run ({error.strerror}).") from error
+    file, changed = folder / "run.json", None
     with FileLock(folder / "parts" / ".lock"):
-        before = _json(file.read_bytes()) if file.exists() else {}
-        if not before:
-            for part in files:  # blocks whose run.json is lost or damaged must be this run's
+        try:
+            before = json.loads(file.read_bytes())
+            changed = [k for k in settings | before if before.get(k) != settings.get(k)]
+        except (FileNotFoundError, ValueError, TypeError):  # none yet, lost, or damaged: what blocks are there must fit
+            for part in files:
                 read_block(part, settings)
-            if file.exists():
-                warnings.warn(f"{_name(file)} is damaged; it is written again from this call's settings.", stacklevel=3)
             write(file, json.dumps(settings, indent=1))
-            before = settings
-    if changed := [k for k in settings | before if before.get(k) != settings.get(k)]:
-        raise ValueError(f"The folder {shown(str(folder))!r} holds a run with another {', '.join(changed)}. {WAY_OUT}")
+    if changed:
+        raise ValueError(f"The folder {str(folder)!r} holds a run with another {', '.join(changed)}. {WAY_OUT}")
 
 
-def read_block(file: Path, settings: dict) -> tuple[pd.DataFrame, dict] | None:
-    """Rows and protocols of a finished block; None where it is missing or damaged (with a warning).
+def read_block(file: Path, settings: dict) -> dict | None:
+    """What `write_block` was given; None where the file is missing or damaged (with a warning).
 
     Raises ValueError for a block of a run with other settings.
     """
     if not file.exists():
         return None
-    head, _, body = file.read_bytes().partition(b"\n")
-    header = _json(head)
-    if header.keys() >= {"settings", "rows", "crc32", "protocol"}:
-        if header["settings"] != digest(settings):
-            raise ValueError(f"{_name(file)} belongs to a run with other settings. {WAY_OUT}")
-        if header["crc32"] == zlib.crc32(body):
-            rows = pd.read_csv(io.BytesIO(body), keep_default_na=False, na_values=[""])
-            if header["rows"] == len(rows):
-                return rows, header["protocol"]
-    warnings.warn(f"{_name(file)} is damaged: this block is computed again.", stacklevel=3)
-    return None
+    checksum, _, text = file.read_bytes().partition(b"\n")
+    if checksum != b"%d" % zlib.crc32(text):
+        warnings.warn(f"{file} is damaged: this block is computed again.", stacklevel=3)
+        return None
+    block = json.loads(text)
+    if block["settings"] != digest(settings):
+        raise ValueError(f"{file} belongs to a run with other settings. {WAY_OUT}")
+    return block
 
 
-def write_block(file: Path, rows: pd.DataFrame, protocol: dict, settings: dict) -> None:
-    """Put a finished block in place."""
-    body = rows.to_csv(index=False)
-    header = {"settings": digest(settings), "rows": len(rows), "crc32": zlib.crc32(body.encode()), "protocol": protocol}
-    write(file, json.dumps(header) + "\n" + body)
+def write_block(file: Path, block: dict, settings: dict) -> None:
+    """Put a finished block in place: its rows and its protocol, ready for JSON."""
+    text = json.dumps({"settings": digest(settings)} | block)
+    write(file, f"{zlib.crc32(text.encode())}\n{text}")
 
 
 def write(file: Path, text: str) -> None:
@@ -80,7 +72,7 @@ def write(file: Path, text: str) -> None:
             temporary.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
         raise OSError(
-            f"{_name(file)} could not be written ({error.strerror or error}). Make room, or give another --out; the "
+            f"{file} could not be written ({error.strerror or error}). Make room, or give another --out; the "
             "blocks that are finished stay, and the same call goes on from there."
         ) from error
 
@@ -88,16 +80,3 @@ def write(file: Path, text: str) -> None:
 def digest(settings: dict) -> str:
     """A short name of these settings."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _json(text):
-    """The dictionary that bytes of JSON hold; {} where they are damaged."""
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _name(file):
-    return shown(str(file)) if file.parent.name != "parts" else f"parts/{file.name}"

@@ -11,7 +11,6 @@ import torch
 from .. import metrics
 from ..capture.checks import choice
 from ..capture.settling import once
-from ..metrics.faithfulness import Protocol
 from ..metrics.forwards import SCORES
 from ..metrics.imputation import baseline_named
 from ..metrics.localization import check_threshold
@@ -20,19 +19,30 @@ from ..photo import minmax, resize
 
 COUNTS = ("tp", "fp", "fn", "tn")
 BASELINE = "(baseline)"  # the method name of rows that describe the images or a curve's baseline, not a method
-# An option of the metrics, the values it may take (None: see `checked_options`), and its default.
-OPTIONS = {
-    "score": (SCORES, "probability"),
-    "target": ((None, "predicted", "label"), None),  # None: "label" for records with a mask, which is one object's
-    "masking": (("multiply", "raw", "top"), "multiply"),
-    "baseline": (None, "zero"),
-    "steps": (None, None),
-    "unit": (("patch", "pixel"), "patch"),
-    "threshold": (None, metrics.PRESETS["report"]["threshold"]),
-    "iou": (("foreground", "mean"), metrics.PRESETS["report"]["iou"]),
-    "ap": (("foreground", "two-class"), metrics.PRESETS["report"]["ap"]),
-    "aggregate": (("image", "dataset"), metrics.PRESETS["report"]["aggregate"]),
+# One Markdown table each: {column of the rows: (title, 1: higher is better, −1: lower is, 0: it only describes)}.
+TABLES = (
+    {"average_drop": ("Avg Drop", -1), "coverage": ("Coverage", 0), "average_increase": ("Avg Increase", 1)}
+    | {"insertion": ("Insertion", 1), "deletion": ("Deletion", -1), "srg": ("SRG", 1), "saco": ("SaCo", 1)},
+    {"average_drop_top": ("Avg Drop, top half", -1), "average_increase_top": ("Avg Increase, top half", 1)},
+    {"road_morf": ("ROAD MoRF", -1), "road_lerf": ("ROAD LeRF", 1), "road": ("ROAD, LeRF − MoRF", 1)},
+    {"pointing_game": ("Pointing game", 1), "energy_in_box": ("Energy in box", 1)},
+    {"pixel_accuracy": ("Pixel accuracy", 1), "iou": ("IoU", 1), "average_precision": ("AP", 1)},
+    {"which": ("Which of two", 1), "which_auroc": ("AUROC of the two", 1), "top_1": ("Top-1", 0)},
+)
+COLUMNS = {column: about for table in TABLES for column, about in table.items()}
+# The options of the metrics and their defaults; target None: "label" for records with a mask, which is one object's.
+OPTIONS = metrics.PRESETS["report"] | {"score": "probability", "target": None, "masking": "multiply"}
+OPTIONS |= {"baseline": "zero", "steps": None, "unit": "patch"}
+ALLOWED = {  # the values they may take, where that is a list
+    "score": SCORES,
+    "target": (None, "predicted", "label"),
+    "masking": ("multiply", "raw", "top"),
+    "unit": ("patch", "pixel"),
+    "iou": ("foreground", "mean"),
+    "ap": ("foreground", "two-class"),
+    "aggregate": ("image", "dataset"),
 }
+REMOVAL = ("baseline", "steps", "unit", "seed")  # what `metrics.insertion` and `metrics.deletion` take
 
 
 def checked_options(given: dict | None = None, fields: Collection[str] = ()) -> dict:
@@ -40,13 +50,11 @@ def checked_options(given: dict | None = None, fields: Collection[str] = ()) -> 
 
     fields: of a record; where one is "mask", the default target is the record's label.
     """
-    given = given or {}
-    if unknown := [k for k in given if k not in OPTIONS]:
-        raise ValueError(f"Unknown protocol option {unknown[0]!r}; there are {', '.join(OPTIONS)}.")
-    options = {k: default for k, (_, default) in OPTIONS.items()} | given
-    for name, (allowed, _) in OPTIONS.items():
-        if allowed:
-            choice(name, options[name], allowed)
+    options = OPTIONS | (given or {})
+    for name in options:
+        choice("a protocol option", name, OPTIONS)
+    for name, allowed in ALLOWED.items():
+        choice(name, options[name], allowed)
     baseline_named(options["baseline"])
     check_threshold(options["threshold"])
     options["target"] = options["target"] or ("label" if "mask" in fields else "predicted")
@@ -58,9 +66,7 @@ class Case:
     """A block of images and one method's maps of it: what a metric is computed from."""
 
     vit: Vit
-    options: dict
-    common: dict  # batch_size and precision of those forwards
-    seed: int
+    options: dict  # `checked_options`, and seed, batch_size and precision of the forward passes
     pixel_values: torch.Tensor  # (B, channels, height, width)
     predicted: torch.Tensor  # (B,)
     target: torch.Tensor  # (B,)
@@ -77,17 +83,16 @@ class Case:
     @once
     def insertion(self) -> metrics.Curve:
         """Its Insertion curve; of several metrics that read it, the first pays for it."""
-        return self.run(metrics.insertion, **self.removal)
+        return self.run(metrics.insertion, **self.chosen(*REMOVAL))
 
     @once
     def deletion(self) -> metrics.Curve:
         """Its Deletion curve, shared like `insertion`."""
-        return self.run(metrics.deletion, **self.removal)
+        return self.run(metrics.deletion, **self.chosen(*REMOVAL))
 
-    @property
-    def removal(self) -> dict:
-        """The options of `metrics.insertion` and `metrics.deletion`: baseline, steps, unit and seed."""
-        return {k: self.options[k] for k in ("baseline", "steps", "unit")} | {"seed": self.seed}
+    def chosen(self, *names: str) -> dict:
+        """These of its options."""
+        return {k: self.options[k] for k in names}
 
     @property
     def scale(self) -> float:
@@ -96,9 +101,9 @@ class Case:
 
     def run(self, function: Callable, maps: torch.Tensor | None = None, **options: object) -> object:
         """A metric of forward passes on this block's images and targets; maps: the scores, unless others are given."""
-        common = {"score": self.options["score"]} | self.common
+        options |= self.chosen("score", "batch_size", "precision")
         maps = self.scores if maps is None else maps
-        return function(self.vit.model, self.pixel_values, maps, self.target, **common, **options)
+        return function(self.vit.model, self.pixel_values, maps, self.target, **options)
 
     def masks(self, field: str = "mask") -> list[torch.Tensor]:
         """The masks (height, width) in this field of the records, on each photo's own pixels."""
@@ -114,23 +119,18 @@ class Found(NamedTuple):
     """A metric of one block: (B,) values of each column, those that no method changes, and how they were measured."""
 
     values: dict[str, torch.Tensor]
-    protocol: Protocol
+    protocol: metrics.Protocol
     shared: dict[str, torch.Tensor] = {}
 
 
-@dataclass(frozen=True)
-class Measure:
+class Measure(NamedTuple):
     """A metric as `evaluate` runs it.
 
     Args:
-        name: as `metrics=` and `--metrics` say it.
-        columns: {column of the rows: (title, direction)}; 1: higher is better, −1: lower is, 0: it only describes.
         run: Case → Found.
         needs: the fields a record must have besides the image.
     """
 
-    name: str
-    columns: dict[str, tuple[str, int]]
     run: Callable[[Case], Found]
     needs: tuple[str, ...] = ()
 
@@ -162,15 +162,14 @@ def _srg(case: Case) -> Found:
 
 
 def _saco(case: Case) -> Found:
-    about = {"score": case.options["score"], "precision": case.common["precision"]}
-    protocol = Protocol("SaCo", baseline="mean", unit="patch", groups=10, **about)
+    protocol = metrics.Protocol("SaCo", baseline="mean", unit="patch", groups=10, **case.chosen("score", "precision"))
     return Found({"saco": 100 * case.run(metrics.saco)}, protocol)
 
 
 def _road(case: Case) -> Found:
     # a sparse solve for each image and step: ten steps unless the protocol says otherwise
     steps = case.options["steps"] or min(10, case.maps[0].numel())
-    morf, lerf, gain = case.run(metrics.morf_lerf, **case.removal | {"baseline": "linear", "steps": steps})
+    morf, lerf, gain = case.run(metrics.morf_lerf, **case.chosen(*REMOVAL) | {"baseline": "linear", "steps": steps})
     values = {"road_morf": morf.auc, "road_lerf": lerf.auc, "road": gain}
     protocol = replace(morf.protocol, metric="ROAD", order=None)
     return Found({k: case.scale * v for k, v in values.items()}, protocol, _kept(case, "road_morf", morf))
@@ -179,60 +178,44 @@ def _road(case: Case) -> Found:
 def _box(case: Case) -> Found:
     found = [m.nan_to_num(0) for m in case.on_photo], [r["box"] for r in case.records]
     values = {"pointing_game": metrics.pointing_game(*found), "energy_in_box": metrics.energy_in_box(*found)}
-    return Found(values, Protocol("boxes", unit="photo pixel"))
+    return Found(values, metrics.Protocol("boxes", unit="photo pixel"))
 
 
 def _counted(case: Case, name: str) -> Found:
-    options = {k: case.options[k] for k in ("threshold", "aggregate")}
+    options = case.chosen("threshold", "aggregate", *(["iou"] if name == "iou" else []))
     found = metrics.counts(*case.seen, options["threshold"])
-    if name == "iou":
-        options["iou"] = case.options["iou"]
-        value, protocol = metrics.iou_of(found, options["iou"]), Protocol("IoU", **options)
-    else:
-        value, protocol = metrics.accuracy_of(found), Protocol("Pixel accuracy", **options)
+    value = metrics.iou_of(found, options["iou"]) if name == "iou" else metrics.accuracy_of(found)
     # The counts go into the rows too: dataset-level figures are made of their sums.
-    return Found(dict(zip(COUNTS, found.T, strict=True)) | {name: value}, protocol)
+    return Found(dict(zip(COUNTS, found.T, strict=True)) | {name: value}, metrics.Protocol(COLUMNS[name][0], **options))
 
 
 def _precision(case: Case) -> Found:
     ap = case.options["ap"]
-    return Found({"average_precision": metrics.average_precision(*case.seen, ap)}, Protocol("AP", ap=ap))
+    return Found({"average_precision": metrics.average_precision(*case.seen, ap)}, metrics.Protocol("AP", ap=ap))
 
 
 def _which(case: Case) -> Found:
     pair = case.on_photo, case.masks(), case.masks("other")
     values = {"which": 100 * metrics.which(*pair), "which_auroc": 100 * metrics.auroc(*pair)}
-    right = [
-        int(p) in (*(r.get("targets") or [r["label"]]), *r.get("other_targets", ()))
-        for p, r in zip(case.predicted, case.records, strict=True)
-    ]
-    return Found(values, Protocol("one of two", unit="photo pixel"), {"top_1": 100.0 * torch.tensor(right)})
+    classes = [(*(r.get("targets") or [r["label"]]), *r.get("other_targets", ())) for r in case.records]
+    right = [int(p) in some for p, some in zip(case.predicted, classes, strict=True)]
+    return Found(values, metrics.Protocol("one of two", unit="photo pixel"), {"top_1": 100.0 * torch.tensor(right)})
 
 
-_DROP = {"average_drop": ("Avg Drop", -1), "coverage": ("Coverage", 0), "average_increase": ("Avg Increase", 1)}
-_TOP = {"average_drop_top": ("Avg Drop, top half", -1), "average_increase_top": ("Avg Increase, top half", 1)}
-_ROAD = {"road_morf": ("ROAD MoRF", -1), "road_lerf": ("ROAD LeRF", 1), "road": ("ROAD, LeRF − MoRF", 1)}
-_BOX = {"pointing_game": ("Pointing game", 1), "energy_in_box": ("Energy in box", 1)}
-_RIGHT = {"pixel_accuracy": ("Pixel accuracy", 1)}
-_TWO = {"which": ("Which of two", 1), "which_auroc": ("AUROC of the two", 1), "top_1": ("Top-1", 0)}
-METRICS: dict[str, Measure] = {
-    m.name: m
-    for m in (
-        Measure("drop", _DROP, _drop),
-        Measure("insertion", {"insertion": ("Insertion", 1)}, partial(_curve, name="insertion")),
-        Measure("deletion", {"deletion": ("Deletion", -1)}, partial(_curve, name="deletion")),
-        Measure("srg", {"srg": ("SRG", 1)}, _srg),
-        Measure("saco", {"saco": ("SaCo", 1)}, _saco),
-        Measure("drop-top", _TOP, partial(_drop, top=True)),
-        Measure("road", _ROAD, _road),
-        Measure("box", _BOX, _box, ("box",)),
-        Measure("pixel-accuracy", _RIGHT, partial(_counted, name="pixel_accuracy"), ("mask",)),
-        Measure("iou", {"iou": ("IoU", 1)}, partial(_counted, name="iou"), ("mask",)),
-        Measure("average-precision", {"average_precision": ("AP", 1)}, _precision, ("mask",)),
-        Measure("which", _TWO, _which, ("mask", "other")),
-    )
+METRICS = {
+    "drop": Measure(_drop),
+    "insertion": Measure(partial(_curve, name="insertion")),
+    "deletion": Measure(partial(_curve, name="deletion")),
+    "srg": Measure(_srg),
+    "saco": Measure(_saco),
+    "drop-top": Measure(partial(_drop, top=True)),
+    "road": Measure(_road),
+    "box": Measure(_box, ("box",)),
+    "pixel-accuracy": Measure(partial(_counted, name="pixel_accuracy"), ("mask",)),
+    "iou": Measure(partial(_counted, name="iou"), ("mask",)),
+    "average-precision": Measure(_precision, ("mask",)),
+    "which": Measure(_which, ("mask", "other")),
 }
-COLUMNS = {column: about for m in METRICS.values() for column, about in m.columns.items()}
 FAITHFULNESS = ("drop", "drop-top", "insertion", "deletion", "srg")
 LOCALIZATION = ("pixel-accuracy", "iou", "average-precision")
 TWO_OBJECTS = ("which",)
@@ -247,15 +230,12 @@ def checked_metrics(names: str | Iterable[str] | None, fields: set[str]) -> tupl
     """
     if names is None:
         names = TWO_OBJECTS if "other" in fields else LOCALIZATION if "mask" in fields else FAITHFULNESS
-    names = (names,) if isinstance(names, str) else tuple(names)
+    names = dict.fromkeys([names] if isinstance(names, str) else names)
     for name in names:
-        if name not in METRICS:
-            raise ValueError(f"Unknown metric {name!r}; there are {', '.join(METRICS)}.")
+        choice("a metric", name, METRICS)
         for needed in METRICS[name].needs:
             if needed not in fields:
-                raise ValueError(
-                    f"The metric {name} needs records with a {needed}; these have {', '.join(sorted(fields))}."
-                )
+                raise ValueError(f"The metric {name} needs records with a {needed}; these have {sorted(fields)}.")
     if not names:
         raise ValueError(f"There is no metric to compute; choose from {', '.join(METRICS)}.")
-    return tuple(dict.fromkeys(names))
+    return tuple(names)

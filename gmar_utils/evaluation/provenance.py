@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from .. import __version__
-from ..checkpoint import CHECKPOINTS
+from ..checkpoint import located
 from ..model import Vit
 
 
@@ -21,11 +21,10 @@ def made_by(**extra: object) -> dict:
 
     Paths are cut to their last part: a results file says nothing about the machine's folders.
     """
-    program = Path(sys.argv[0]).name
-    command = ["gmar" if program in ("__main__.py", "gmar") else program, *map(shown, sys.argv[1:])]
+    program = Path(sys.argv[0]).name.replace("__main__.py", "gmar")
     packages = ("torch", "transformers", "numpy", "scipy", "scikit-learn", "scikit-image", "accelerate", "datasets")
-    record = {
-        "command": " ".join(command),
+    return {
+        "command": " ".join([program, *map(shown, sys.argv[1:])]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no", "--", *_CODE)),
@@ -33,8 +32,7 @@ def made_by(**extra: object) -> dict:
         "python": platform.python_version(),
         "packages": {name: version(name) for name in packages},
         "device": describe_device(),
-    }
-    return record | extra
+    } | extra
 
 
 def describe_device(device: torch.device | str = "cpu") -> str:
@@ -42,15 +40,13 @@ def describe_device(device: torch.device | str = "cpu") -> str:
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
-    return f"{names[0] if names else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
+    return f"{found[1] if found else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def weights_sha256(vit: Vit) -> str:
     """SHA-256 of the checkpoint's model.safetensors; of the weights themselves for a model made in memory."""
-    folder = CHECKPOINTS / vit.name if (CHECKPOINTS / vit.name).is_dir() else Path(vit.name)
-    file = folder / "model.safetensors"
+    file = Path(located(vit.name)) / "model.safetensors"
     if not file.is_file() and vit.name.count("/") == 1:
         from huggingface_hub import try_to_load_from_cache
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -10,19 +11,7 @@ from scipy.stats import bootstrap
 
 from .. import metrics
 from ..capture.checks import choice
-from .measures import BASELINE, COLUMNS, COUNTS
-
-TABLES = (  # one Markdown table each
-    ("average_drop", "coverage", "average_increase", "insertion", "deletion", "srg", "saco"),
-    ("average_drop_top", "average_increase_top"),
-    ("road_morf", "road_lerf", "road"),
-    ("pointing_game", "energy_in_box"),
-    ("pixel_accuracy", "iou", "average_precision"),
-    ("which", "which_auroc", "top_1"),
-)
-
-LINE = ("metric", "method", "mean", "low", "high", "images", "left_out")
-AGAINST = ("twin", "difference", "difference_low", "difference_high")
+from .measures import BASELINE, COLUMNS, COUNTS, TABLES
 
 
 @dataclass(frozen=True)
@@ -63,8 +52,7 @@ class Summary:
         choice("metric", metric, names)
         return forest(found[found["metric"] == metric], ax, xlabel=f"{title(metric)}: mean, 95 % interval")
 
-    def _repr_markdown_(self):
-        return self.to_markdown()
+    _repr_markdown_ = to_markdown
 
 
 def summarize(
@@ -87,27 +75,27 @@ def summarize(
         metric, method, mean, low, high, images, left_out, best (beats each other method with an interval that excludes
         0), twin, difference, difference_low, difference_high.
     """
-    lines, labels = [], list(methods)
+    twins, lines = twins or {}, []
     unit = "photo" if "photo" in rows else "image"
     values = rows.groupby([unit, "metric", "method"])["value"].mean().unstack(["metric", "method"])
-    for metric, (_, direction) in COLUMNS.items():
-        for names in ([BASELINE], labels):
-            if not any((metric, name) in values.columns for name in names):
-                continue
-            estimates, draws, images = _estimates(values, metric, names, options, seed)
-            leader = int(np.argmax(direction * estimates)) if direction and images > 1 and names is labels else None
-            for i, label in enumerate(names):
-                found = metric, label, estimates[i], *interval_of(draws[i]), images, len(values) - images
-                line = dict(zip(LINE, found, strict=True))
-                line["best"] = i == leader and all(
-                    interval_of(direction * (draws[i] - draws[j]))[0] > 0 for j in range(len(names)) if j != i
-                )
-                if (twins or {}).get(label) in names:
-                    j = names.index(twins[label])
-                    against = names[j], estimates[i] - estimates[j], *interval_of(draws[i] - draws[j])
-                    line |= dict(zip(AGAINST, against, strict=True))
-                lines.append(line)
-    return pd.DataFrame(lines).reindex(columns=[*LINE, "best", *AGAINST])
+    for metric, names in product(COLUMNS, ([BASELINE], list(methods))):
+        if (metric, names[0]) not in values:
+            continue
+        estimates, draws, images = _estimates(values, metric, names, options, seed)
+        direction = COLUMNS[metric][1] if images > 1 and names != [BASELINE] else 0
+        for i, label in enumerate(names):
+            line = {"metric": metric, "method": label, "mean": estimates[i]}
+            line["low"], line["high"] = interval_of(draws[i])
+            line |= {"images": images, "left_out": len(values) - images}
+            ahead = direction * (draws[i] - np.delete(draws, i, 0))  # of each other method
+            line["best"] = direction != 0 and all(interval_of(a)[0] > 0 for a in ahead)
+            line |= dict.fromkeys(("twin", "difference", "difference_low", "difference_high"), np.nan)
+            if twins.get(label) in names:
+                j = names.index(twins[label])
+                line |= {"twin": names[j], "difference": estimates[i] - estimates[j]}
+                line["difference_low"], line["difference_high"] = interval_of(draws[i] - draws[j])
+            lines.append(line)
+    return pd.DataFrame(lines)
 
 
 def paired_bootstrap(
@@ -119,17 +107,9 @@ def paired_bootstrap(
     """
     if arrays[0].shape[-1] < 2:
         return np.full((*arrays[0].shape[:-1], 1), np.nan)
-    return bootstrap(
-        arrays,
-        statistic,
-        paired=len(arrays) > 1,
-        vectorized=True,
-        axis=-1,
-        n_resamples=resamples,
-        batch=max(1, 4_000_000 // arrays[0].size),
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).bootstrap_distribution
+    options = {"paired": True, "axis": -1, "n_resamples": resamples, "batch": max(1, 4_000_000 // arrays[0].size)}
+    found = bootstrap(arrays, statistic, **options, method="percentile", rng=np.random.default_rng(seed))
+    return found.bootstrap_distribution
 
 
 def interval_of(draws: np.ndarray) -> tuple[float, float]:
@@ -144,10 +124,8 @@ def interval(values: Sequence[float] | np.ndarray | pd.Series, seed: int = 0) ->
     """
     values = np.asarray(values, dtype=float)
     values = values[np.isfinite(values)]
-    if not len(values):
-        return np.nan, np.nan, np.nan
-    mean = float(values.mean())
-    if np.ptp(values) == 0:
+    mean = float(values.mean()) if len(values) else np.nan
+    if len(np.unique(values)) < 2:
         return mean, mean, mean
     return mean, *map(float, interval_of(paired_bootstrap(values, seed=seed)))
 
@@ -162,11 +140,10 @@ def _estimates(values, metric, labels, options, seed):
             sums = torch.from_numpy(np.stack([c.sum(axis) for c in counts], -1))
             return (metrics.iou_of(sums, options["iou"]) if metric == "iou" else metrics.accuracy_of(sums)).numpy()
 
-    defined = values[metric][labels].notna().all(axis=1)
-    arrays = tuple(values.loc[defined, name][labels].to_numpy().T for name in names)
-    images = arrays[0].shape[-1]
-    estimates = statistic(*arrays, axis=-1) if images else np.full(len(labels), np.nan)
-    return estimates, paired_bootstrap(*arrays, statistic=statistic, seed=seed), images
+    defined = values[metric][labels].dropna().index
+    arrays = [values.loc[defined, name][labels].to_numpy().T for name in names]
+    estimates = statistic(*arrays, axis=-1) if len(defined) else np.full(len(labels), np.nan)
+    return estimates, paired_bootstrap(*arrays, statistic=statistic, seed=seed), len(defined)
 
 
 def title(metric: str) -> str:
@@ -177,11 +154,10 @@ def title(metric: str) -> str:
 
 def footnote(summary: pd.DataFrame) -> str:
     """The sentences under all tables: images, intervals, what bold means."""
-    images = int(summary["images"].max())
     return (
-        f"Means over {images} images, with 95 % intervals of a paired bootstrap over images. Bold in the first kind of "
-        "table: better than every other method, with each paired interval on one side of 0. Bold in a difference: its "
-        "interval excludes 0. Intervals are not corrected for the number of comparisons."
+        f"Means over {summary['images'].max():.0f} images, with 95 % intervals of a paired bootstrap over images. Bold "
+        "in the first kind of table: better than every other method, with each paired interval on one side of 0. Bold "
+        "in a difference: its interval excludes 0. Intervals are not corrected for the number of comparisons."
     )
 
 
@@ -227,9 +203,8 @@ def _table(lines, shown, corner, bold, sign=""):
 def _cell(mean, low, high, sign="", strong=False):
     if np.isnan(mean):
         return "–"
-    return ("**{}**" if strong else "{}").format(f"{mean:{sign}.2f}") + (
-        "" if np.isnan(low) else f" [{low:{sign}.2f}, {high:{sign}.2f}]"
-    )
+    text = f"**{mean:{sign}.2f}**" if strong else f"{mean:{sign}.2f}"
+    return text if np.isnan(low) else f"{text} [{low:{sign}.2f}, {high:{sign}.2f}]"
 
 
 def _baseline_note(line):

@@ -1,28 +1,22 @@
 """Which methods are compared: the default set, its pairs, and methods as labels, names, options or functions."""
 
-import hashlib
 import inspect
 from functools import partial
 
 import numpy as np
 import torch
+from datasets.fingerprint import Hasher
 
 from ..methods import METHODS, weighting
 from ..methods.registry import bind
 
+NORMS = {"paper": (None, "l1", "l2"), "report": ("l1", "l2"), "output-first": ("l1", "l2", "bth")}  # of GMAR's variants
 # label: (method, options). `rollout` is GMAR at uniform weights for "output-first", `rollout-report` for "report".
 DEFAULT_METHODS = {
     "grad-cam": ("grad-cam", {}),
     "rollout": ("rollout", {}),
     "rollout-report": ("rollout", {"variant": "report"}),
-    "gmar-none-paper": ("gmar", {"norm": None, "variant": "paper"}),
-    "gmar-l1-paper": ("gmar", {"norm": "l1", "variant": "paper"}),
-    "gmar-l2-paper": ("gmar", {"norm": "l2", "variant": "paper"}),
-    "gmar-l1-report": ("gmar", {"norm": "l1", "variant": "report"}),
-    "gmar-l2-report": ("gmar", {"norm": "l2", "variant": "report"}),
-    "gmar-l1-output-first": ("gmar", {"norm": "l1", "variant": "output-first"}),
-    "gmar-l2-output-first": ("gmar", {"norm": "l2", "variant": "output-first"}),
-    "gmar-bth-output-first": ("gmar", {"norm": "bth", "variant": "output-first"}),
+    **{f"gmar-{n or 'none'}-{v}": ("gmar", {"norm": n, "variant": v}) for v, norms in NORMS.items() for n in norms},
     "libra": ("libra", {}),
     "libra-input": ("libra", {"layers": "input"}),
     "libra-upper": ("libra", {"layers": "upper"}),
@@ -39,8 +33,8 @@ def bound_methods(methods: object, seed: int = 0) -> dict[str, partial]:
         seed: random maps are drawn with it.
 
     Raises:
-        ValueError: for a name that does not exist, or no method at all.
-        TypeError: for anything else, and for an option that a method does not take.
+        ValueError: for a name that does not exist, anything else that is no method, or no method at all.
+        TypeError: for an option that a method does not take.
     """
     methods = DEFAULT_METHODS if methods is None else methods
     if not isinstance(methods, dict):
@@ -50,14 +44,12 @@ def bound_methods(methods: object, seed: int = 0) -> dict[str, partial]:
     found = {}
     for label, method in methods.items():
         given = DEFAULT_METHODS.get(method, method) if isinstance(method, str) else method
-        name, options = given if isinstance(given, tuple | list) and len(given) == 2 else (given, {})
-        if not (isinstance(name, str) or callable(name)) or not isinstance(options, dict):
-            form = "must be a name, (name, options), or a function of a trace"
-            raise TypeError(f"method {label!r} {form}, got {method!r}.")
+        is_pair = isinstance(given, tuple | list) and len(given) == 2 and isinstance(given[1], dict)
+        name, options = given if is_pair else (given, {})
         try:
             found[str(label)] = bind(name, **({"seed": seed} if name == "random" else {}) | options)
-        except TypeError as error:
-            raise TypeError(f"method {label!r}: {error}") from None
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"method {label!r}: {error}") from None
     return found
 
 
@@ -69,8 +61,7 @@ def twins(methods: dict[str, partial]) -> dict[str, str]:
     full, found = {}, {}
     for label, f in methods.items():
         if f.func in (weighting.rollout, weighting.gmar):
-            options = {k: p.default for k, p in inspect.signature(f.func).parameters.items() if k != "trace"}
-            full[label] = {"norm": None} | options | f.keywords
+            full[label] = {"norm": None} | {k: p.default for k, p in inspect.signature(f).parameters.items()}
     for label, options in full.items():
         same = [k for k, other in full.items() if other == options | {"norm": None}]
         if same and options["norm"] is not None:
@@ -84,19 +75,20 @@ def described(value: object) -> object:
         return value
     if isinstance(value, dict):
         return {str(k): described(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [described(v) for v in (sorted(value, key=str) if isinstance(value, set | frozenset) else value)]
+    if isinstance(value, list | tuple):
+        return [described(v) for v in value]
+    if isinstance(value, set | frozenset):
+        return described(sorted(value, key=str))
     if isinstance(value, partial):
-        return {"function": described(value.func), "arguments": described([value.args, value.keywords])}
+        return described({"function": value.func, "arguments": [value.args, value.keywords]})
     if isinstance(value, torch.Tensor | np.ndarray | np.generic):
-        array = np.ascontiguousarray(torch.as_tensor(value).detach().cpu().float().numpy())
-        return f"array {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
+        return f"array {Hasher.hash(torch.as_tensor(value).detach().cpu().float().numpy())}"
+    if inspect.iscode(value):
+        return described([value.co_code.hex(), value.co_consts, value.co_names])
     if inspect.isfunction(value) or inspect.ismethod(value):
-        code = value.__code__
-        inside = [c for c in code.co_consts if not inspect.iscode(c)]
-        cells = dict(zip(code.co_freevars, value.__closure__ or (), strict=True))
-        cells.pop(value.__name__, None)  # a function that calls itself
-        kept = {k: c.cell_contents for k, c in cells.items()}, value.__defaults__, value.__kwdefaults__
-        digest = hashlib.sha256(code.co_code + repr([described(inside), code.co_names]).encode()).hexdigest()[:16]
-        return {"function": f"{value.__module__}.{value.__qualname__}", "code": digest, "with": described(kept)}
+        kept = {
+            k: v for k, v in inspect.getclosurevars(value).nonlocals.items() if v is not value
+        }  # it may call itself
+        about = described([value.__code__, kept, value.__defaults__, value.__kwdefaults__])
+        return {"function": f"{value.__module__}.{value.__qualname__}", "code": Hasher.hash(about)}
     return f"{type(value).__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"

@@ -148,7 +148,7 @@ def _kill_inside_a_write(process, out, generator, duration):
 
 
 def _blocks(out):
-    return {p.name: p.read_bytes() for p in out.glob("parts/0*.csv")}
+    return {p.name: p.read_bytes() for p in out.glob("parts/0*.json")}
 
 
 def _compare(ours, reference):

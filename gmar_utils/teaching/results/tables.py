@@ -7,7 +7,7 @@ import pandas as pd
 
 from gmar_utils import data, explain_many, load_model, metrics
 from gmar_utils.evaluation.measures import BASELINE, COLUMNS, FAITHFULNESS
-from gmar_utils.evaluation.pairs import known
+from gmar_utils.evaluation.run import known
 from gmar_utils.evaluation.summary import interval
 
 from .. import captions
