@@ -59,11 +59,6 @@ def resolve_target(model: nn.Module, logits: torch.Tensor, target: object = None
     return (ids[0] if isinstance(target, tuple) else ids).to(logits.device).expand(batch)
 
 
-def against(logits: torch.Tensor, target: object) -> torch.Tensor | None:
-    """Class ids (B,) of b in a contrast (a, b); None for any other target."""
-    return logits.new_full((len(logits),), target[1], dtype=torch.long) if isinstance(target, tuple) else None
-
-
 def class_score(logits: torch.Tensor, target: torch.Tensor, against: torch.Tensor | None = None) -> torch.Tensor:
     """y (B,): the logit of the target class, minus that of `against`. With one logit, 1 gives y and 0 gives −y."""
     if against is not None:

@@ -4,8 +4,7 @@ import torch
 
 from ..capture import Trace
 from ..capture.checks import choice
-from ..capture.layout import unwrap
-from ..capture.tracing import differentiate, recording
+from ..capture.tracing import differentiate
 
 
 def legrad(trace: Trace, layers: str | int = "all", pool: str = "model") -> torch.Tensor:
@@ -35,8 +34,8 @@ def layer_maps(trace: Trace, pool: str = "model") -> torch.Tensor:
     def join(outputs):
         return torch.cat([o.mean(1, keepdim=True).expand_as(o) for o in outputs] if pool == "mean" else outputs)
 
-    with recording(trace.model, trace.pixel_values, *trace.layout, join=join) as (recorder, pixel_values):
-        logits = recorder.forward(unwrap(trace.model), pixel_values)
+    with trace.recording(join=join) as (recorder, pixel_values):
+        logits = recorder.forward(pixel_values)
         depth, batch = len(recorder.attentions), len(pixel_values)
         if len(logits) != depth * batch:
             raise ValueError(

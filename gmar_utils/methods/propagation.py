@@ -12,9 +12,9 @@ from torch.overrides import TorchFunctionMode
 
 from ..capture import Trace
 from ..capture.checks import choice
-from ..capture.layout import blocks, logits_of, unwrap
+from ..capture.layout import logits_of
 from ..capture.recorder import mine
-from ..capture.tracing import differentiate, recording
+from ..capture.tracing import differentiate
 
 
 def libra(trace: Trace, layers: str = "all") -> torch.Tensor:
@@ -97,31 +97,24 @@ def _exact(*tensors):
 
 def _propagate(trace, rules, images):
     """Every block's scores Σ_d X⁽ˡ⁾ · ∂y/∂X⁽ˡ⁾ (L, B, N), each bias's product, y, the logits, for some images."""
-    model, entering = unwrap(trace.model), []
+    entering = []
 
     @mine
     def enter(module, args, kwargs):
-        names, values = list(kwargs), [*args, *kwargs.values()]
-        first = next(i for i, value in enumerate(values) if isinstance(value, torch.Tensor))
-        if not entering:  # cut here: what comes before the first block needs no gradient
-            values[first] = values[first].detach().requires_grad_()
-        entering.append(values[first])
-        return tuple(values[: len(args)]), dict(zip(names, values[len(args) :], strict=True))
+        tokens = next(t for t in (*args, *kwargs.values()) if isinstance(t, torch.Tensor))
+        entering.append(tokens if entering else tokens.requires_grad_())  # nothing before the first block has one
 
-    with recording(trace.model, trace.pixel_values[images]) as (_, pixel_values), ExitStack() as stack:
-        for block in blocks(model):
+    with trace.recording(images) as (recorder, pixel_values), ExitStack() as stack:
+        for block in recorder.blocks:
             stack.callback(block.register_forward_pre_hook(enter, with_kwargs=True).remove)
         with rules:
-            logits = logits_of(model(pixel_values.detach()))
+            logits = logits_of(recorder.model(pixel_values))
         y = trace.score_of(logits, images)
         if not y.requires_grad:
             raise UnknownRule("the logits have no gradient")
         inputs = [*entering, *rules.biases]
-        gradients = differentiate(y, inputs, allow_unused=True)  # a bias of a query has none
-    products = [
-        x.new_zeros(x.shape, dtype=torch.float32) if g is None else x.detach().float() * g
-        for x, g in zip(inputs, gradients, strict=True)
-    ]
+        gradients = differentiate(y, inputs, materialize_grads=True)  # zeros for a bias of a query
+    products = [x.detach().float() * g for x, g in zip(inputs, gradients, strict=True)]
     scores = torch.stack([p.sum(-1) for p in products[: len(entering)]])
     biases = torch.stack([p.sum() for p in products[len(entering) :]] or [scores.new_zeros(())])
     return scores, biases, y.detach().float(), logits.detach()

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..capture import Trace
-from ..capture.checks import check_model, check_pixel_values, check_whole, out_of_memory
+from ..capture.checks import check_pixel_values, check_whole, out_of_memory
 from ..capture.target import parse_target
 from ..photo import minmax, resize
 from . import activation, baselines, layerwise, perturbation, propagation, weighting
@@ -136,7 +136,6 @@ def explain_many(
 ) -> dict[str, torch.Tensor]:
     """{label: name or callable} → {label: maps}, as `explain`; one trace serves every map."""
     methods = {label: bind(method) for label, method in methods.items()}
-    check_model(model)
     pixel_values = check_pixel_values(pixel_values, model)
     known = {label: registered(f) for label, f in methods.items()}
     unsigned = [m.name for m in known.values() if m and not m.signed]
