@@ -65,10 +65,9 @@ def check_pixel_values(pixel_values: object, model: nn.Module) -> torch.Tensor:
         raise ValueError(
             f"pixel_values must be a floating-point tensor (B, channels, height, width), got {got}. {HINT}"
         )
-    if not x.numel():
-        raise ValueError(f"pixel_values holds no image: its shape is {tuple(x.shape)}. {HINT}")
-    if not bool(x.isfinite().all()):
-        raise ValueError(f"pixel_values hold NaN or infinity. {HINT}")
+    if not x.numel() or not bool(x.isfinite().all()):
+        held = "NaN or infinity" if x.numel() else "no image"
+        raise ValueError(f"pixel_values of shape {tuple(x.shape)} hold {held}. {HINT}")
     return x.detach() if weight is None else x.detach().to(weight.dtype)
 
 

@@ -25,28 +25,27 @@ class Recorder(TorchFunctionMode):
         prefix_tokens, grid: P and (R, C), from the output of the patch embedding; None where there is no convolution.
         tokens: (B, N, D) what pooling and head read: the last block's output, after the final norm if there is one.
         pooling: (B, Q, N) attention of the queries that pool the tokens, a tensor a call.
-        activation: (B, N, D) output of the last block's first norm, or None.
+        activations: (B, N, D) output of the last block's first norm, if there is one.
     """
 
-    def __init__(self, model, blocks, prefix_tokens=None, grid=None, graph=True, join=None):
+    def __init__(self, model, blocks, pixel_values, prefix_tokens=None, grid=None, graph=True, join=None):
         """blocks: of the model. prefix_tokens, grid: P and (R, C) where the caller gives them. graph False: no gradient
         below the last block's output. join: cuts the graph between the blocks, so that gradients stay in one; from the
         list of their outputs it makes what pooling and head read."""
         super().__init__()
-        self.model, self.name, self.blocks = model, type(model).__name__, blocks
-        self.prefix_tokens, self.grid, self.graph, self.join = prefix_tokens, grid, graph, join
-        self.attentions, self.pooling, self.activation, self.tokens, self.outputs = [], [], None, None, []
+        self.model, self.name, self.blocks, self.pixel_values = model, type(model).__name__, blocks, pixel_values
+        if pixel_values.ndim == 2 and grid is None:  # of words: [CLS], then a row of tokens as they came in
+            prefix_tokens = 1 if prefix_tokens is None else prefix_tokens
+            grid = (1, pixel_values.shape[1] - prefix_tokens)
+        self.prefix_tokens, self.grid, self.given = prefix_tokens, grid, grid is not None
+        self.graph, self.join = graph, join
+        self.attentions, self.pooling, self.activations, self.tokens, self.outputs = [], [], [], None, []
         self.entered, self.owners = [], []  # blocks as they run, and of each attention
         self.elsewhere = []  # (batch, queries) of attention that no block's map holds
         self.block, self.embeddings, self.again = None, [], False
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def forward(self) -> torch.Tensor:
         """Logits (B, K). ValueError says why a model's attention cannot be rolled out, or its layout is not known."""
-        self.batch = len(pixel_values)
-        if pixel_values.ndim == 2 and self.grid is None:  # of words: [CLS], then a row of tokens as they came in
-            self.prefix_tokens = 1 if self.prefix_tokens is None else self.prefix_tokens
-            self.grid = (1, pixel_values.shape[1] - self.prefix_tokens)
-        self.given = self.grid is not None
         try:
             with ExitStack() as stack:
                 for block in self.blocks:
@@ -55,12 +54,12 @@ class Recorder(TorchFunctionMode):
                 for module in filter(is_norm, parts(self.model, without=self.blocks[:-1])):
                     stack.callback(module.register_forward_hook(mine(self._norm)).remove)
                 with self:
-                    output = self.model(pixel_values)
+                    output = self.model(self.pixel_values)
         except (AssertionError, AttributeError, KeyError, TypeError) as error:  # timm asserts its input's size
             raise ValueError(
-                f"{self.name} does not run on pixel values of {tuple(pixel_values.shape)} ({type(error).__name__}: "
-                f"{error}). If it needs more than pixels, put it into a module whose forward takes pixels and returns "
-                "logits."
+                f"{self.name} does not run on pixel values of {tuple(self.pixel_values.shape)} "
+                f"({type(error).__name__}: {error}). If it needs more than pixels, put it into a module whose forward "
+                "takes pixels and returns logits."
             ) from error
         except RuntimeError as error:
             if self.join and (self.elsewhere or self.again):  # what is behind the blocks meets another batch
@@ -101,7 +100,7 @@ class Recorder(TorchFunctionMode):
     def _enter(self, module, args, kwargs):
         if not self.entered:
             tokens = next((t for t in (*args, *kwargs.values()) if isinstance(t, torch.Tensor)), None)
-            if tokens is not None and tokens.ndim == 3:
+            if tokens is not None and tokens.ndim == 3 and (self.grid or self.embeddings):
                 self._locate(tokens)
             torch.set_grad_enabled(self.graph)
         if module in self.entered:
@@ -111,11 +110,6 @@ class Recorder(TorchFunctionMode):
 
     def _locate(self, tokens):
         """Prefix tokens and grid of the tokens that enter the first block."""
-        if self.grid is None and not self.embeddings:
-            raise ValueError(
-                f"{self.name} has no patch embedding that is a convolution, so the patch grid is not known. "
-                "Pass grid=(rows, columns) and prefix_tokens=."
-            )
         self.grid = self.grid or tuple(self.embeddings[-1].shape[-2:])
         (rows, columns), count = self.grid, tokens.shape[1]
         if self.prefix_tokens is None:
@@ -144,8 +138,8 @@ class Recorder(TorchFunctionMode):
     def _norm(self, module, args, output):
         """A norm in the last block: the one before its attention; or outside of the blocks: the one behind them."""
         if self.block is not None:
-            if self.graph and self.activation is None and len(self.attentions) == len(self.blocks) - 1:
-                self.activation = output if output.requires_grad else output.requires_grad_()
+            if self.graph and not self.activations and len(self.attentions) == len(self.blocks) - 1:
+                self.activations.append(output.requires_grad_())
         elif self.tokens is not None and getattr(output, "shape", None) == self.tokens.shape:
             self.tokens = output
 
@@ -163,9 +157,8 @@ class Recorder(TorchFunctionMode):
         if self.block is None:
             self.pooling.append(attention.mean(1))
         else:
-            if self.join:
-                attention = attention.detach()
-            if self.graph and not attention.requires_grad:
+            attention = attention.detach() if self.join else attention
+            if self.graph:
                 attention.requires_grad_()
             self.attentions.append(attention)
             self.owners.append(self.block)
@@ -205,17 +198,20 @@ class Recorder(TorchFunctionMode):
     def _check(self):
         if not self.attentions:
             raise ValueError(f"{self.name} shows no attention maps: {self._why_none()}.")
-        shapes = {tuple(a.shape) for a in self.attentions}
+        shapes, batch = {tuple(a.shape) for a in self.attentions}, len(self.pixel_values)
         first = self.attentions[0].shape
-        if len(shapes) > 1 or len(first) != 4 or first[0] != self.batch or first[2] != first[3]:
+        if len(shapes) > 1 or len(first) != 4 or first[0] != batch or first[2] != first[3]:
             raise ValueError(
                 f"{self.name} attends in shapes {sorted(shapes)}; one global (B, H, N, N) map a layer with "
-                f"B = {self.batch} is needed. Windowed or pyramid attention (Swin, PVT) has no such map: use Grad-CAM "
+                f"B = {batch} is needed. Windowed or pyramid attention (Swin, PVT) has no such map: use Grad-CAM "
                 "made for it."
             )
         if self.prefix_tokens is None or self.grid is None:
-            raise ValueError(f"The first block of {self.name} gets no tokens (B, N, D): its patch grid is not known.")
-        second = [s for s in self.elsewhere if s[1] > 1 and (self.again or s == (self.batch, first[-1]))]
+            raise ValueError(
+                f"The patch grid of {self.name} is not known: no convolution embeds its patches, or its first block "
+                "gets no tokens (B, N, D). Pass grid=(rows, columns) and prefix_tokens=."
+            )
+        second = [s for s in self.elsewhere if s[1] > 1 and (self.again or s == (batch, first[-1]))]
         if self.owners != self.blocks or second:
             calls = len(self.owners) + len(second)
             raise self._no_chain(f"{calls} attention calls for {len(self.blocks)} blocks in a list")
@@ -225,10 +221,8 @@ class Recorder(TorchFunctionMode):
                 f"{self.name} pools its tokens by {queries} queries of attention: which of them a map should start "
                 "from is not known. Attention pooling with one query is."
             )
-        if self.tokens.ndim != 3 or self.tokens.shape[:2] != (self.batch, first[-1]):
-            raise ValueError(
-                f"The last block of {self.name} returns {tuple(self.tokens.shape)}, not its {first[-1]} tokens."
-            )
+        if self.tokens.ndim != 3 or self.tokens.shape[:2] != (batch, first[-1]):
+            raise ValueError(f"The last block of {self.name} gives {tuple(self.tokens.shape)}, not {first[-1]} tokens.")
 
     def _no_chain(self, reason):
         return ValueError(
@@ -239,10 +233,7 @@ class Recorder(TorchFunctionMode):
 
     def _why_none(self):
         if any(isinstance(m, nn.MultiheadAttention) for m in self.model.modules()):
-            return (
-                "it uses nn.MultiheadAttention, whose attention PyTorch computes out of reach; load the same "
-                "architecture from transformers or timm"
-            )
+            return "it uses nn.MultiheadAttention, which hides its attention; load it from transformers or timm"
         if self.elsewhere:
             return "it attends outside of any list of blocks; put its blocks into an nn.ModuleList"
         return (
@@ -252,20 +243,15 @@ class Recorder(TorchFunctionMode):
 
     # What does the classifier read? --------------------------------------------------------------------------------
 
-    def readout(self, logits: torch.Tensor, pixel_values: torch.Tensor) -> torch.Tensor:
-        """v₀ (B, N), measured behind the last block; rows sum to 1. ValueError where no map can start from it.
-
-        Args:
-            logits: of the pass that was seen.
-            pixel_values: of that pass; needed once more where the head passes no gradient.
-        """
+    def readout(self, logits: torch.Tensor) -> torch.Tensor:
+        """v₀ (B, N) of the pass with these logits, measured; rows sum to 1. ValueError where no map can start there."""
         if self.pooling:
             return self.pooling[0][:, 0].detach().float()
         gradient = None
         if logits.requires_grad:
             mixed = torch.arange(1, logits.shape[1] + 1).sin().to(logits).expand_as(logits)  # every class has its share
             (gradient,) = torch.autograd.grad(logits, self.tokens, mixed, retain_graph=True, allow_unused=True)
-        found = self._first_token_alone(logits, pixel_values) if gradient is None else self._read(gradient.float())
+        found = self._first_token_alone(logits) if gradient is None else self._read(gradient.float())
         if found is None:
             raise ValueError(
                 f"How {self.name} reads its tokens is not known: it reads neither prefix tokens alone, nor a mean, nor "
@@ -293,14 +279,14 @@ class Recorder(TorchFunctionMode):
                 v[prefix:] = 0
         return v / v.sum() if v.any() else None
 
-    def _first_token_alone(self, logits, pixel_values):
+    def _first_token_alone(self, logits):
         """v₀ where the head passes no gradient, as a quantised one: the first token, if the others may be anything."""
 
         def join(outputs):
             return torch.cat([outputs[-1][:, :1], -outputs[-1][:, 1:].flip(1)], 1)
 
-        again = Recorder(self.model, self.blocks, self.prefix_tokens, self.grid, graph=False, join=join)
-        change = (again.forward(pixel_values) - logits).abs().max()
+        again = Recorder(self.model, self.blocks, self.pixel_values, self.prefix_tokens, self.grid, False, join)
+        change = (again.forward() - logits).abs().max()
         first = torch.eye(1, self.tokens.shape[1], dtype=torch.float32, device=logits.device)
         return first if change <= 1e-4 * logits.abs().max() else None
 

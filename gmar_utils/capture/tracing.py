@@ -1,6 +1,6 @@
 """One forward and one backward pass of a whole batch, seen through its attention; nothing is left in the model."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -48,30 +48,28 @@ class Trace:
 
     def forward(self, graph: bool) -> None:
         """Run the model; graph: keep what a backward pass needs."""
-        with self.recording(graph=graph) as (recorder, pixel_values):
-            logits = recorder.forward(pixel_values)
+        with self.recording(graph=graph) as recorder:
+            logits = recorder.forward()
             y = self.score(recorder, logits)
-            self.readout = recorder.readout(logits, pixel_values)
+            self.readout = recorder.readout(logits)
         self.attentions = tuple(a.detach() for a in recorder.attentions)
-        self._graph = (y, recorder.attentions, recorder.activation) if graph else None
+        self._graph = (y, recorder.attentions, recorder.activations) if graph else None
 
     @contextmanager
-    def recording(
-        self, images: slice = slice(None), graph: bool = True, join: Callable | None = None
-    ) -> Iterator[tuple[Recorder, torch.Tensor]]:
+    def recording(self, images: slice = slice(None), **options: object) -> Iterator[Recorder]:
         """The `settled` model, for a pass of a method's own, with gradients on also inside no_grad.
 
         Args:
             images: those that run.
-            graph, join: as `Recorder` takes them.
+            **options: graph and join, as `Recorder` takes them.
 
         Yields:
-            A recorder for one forward pass, and the pixel values, copied where they were made under inference_mode,
+            A recorder for one forward pass. Its `pixel_values` are copied where they were made under inference_mode,
             which autograd refuses.
         """
         model, x = unwrap(self.model), self.pixel_values[images]
         with settled(model) as blocks, torch.inference_mode(False), torch.enable_grad():
-            yield Recorder(model, blocks, *self.layout, graph, join), x.clone() if x.is_inference() else x
+            yield Recorder(model, blocks, x.clone() if x.is_inference() else x, *self.layout, **options)
 
     def score(self, recorder: Recorder, logits: torch.Tensor) -> torch.Tensor:
         """y (B,) of a pass; what the pass says of classes and layout is kept."""
@@ -89,23 +87,22 @@ class Trace:
     def gradients(self) -> tuple[torch.Tensor, ...]:
         """L tensors ∂y/∂A (B, H, N, N), float32: one activations-only backward at the first use, with the weights of
         that moment: read them before the model is changed. ValueError where no gradient passes."""
-        y, attentions, activation = self._with_graph()
-        inputs = [*attentions, *([] if activation is None else [activation])]
-        found, self._graph = differentiate(y, inputs), None  # the backward pass uses the graph up
-        if activation is not None:
-            self.__dict__.setdefault("activation", (activation.detach().float(), found[-1]))
+        y, attentions, activations = self._with_graph()
+        found, self._graph = differentiate(y, attentions + activations), None  # the backward pass uses the graph up
+        if activations:
+            self.__dict__.setdefault("activation", (activations[0].detach().float(), found[-1]))
         return found[: len(attentions)]
 
     @once
     def activation(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The output (B, N, D) of the last block's first norm, in front of its attention, and its gradient, float32."""
-        y, _, activation = self._with_graph()
-        if activation is None:
+        y, _, activations = self._with_graph()
+        if not activations:
             raise ValueError(
                 f"The last block of {type(self.model).__name__} has no norm in front of its attention, which Grad-CAM "
                 "reads. Use a method that needs attention only, such as gmar."
             )
-        return activation.detach().float(), *differentiate(y, [activation], retain_graph=True)
+        return activations[0].detach().float(), *differentiate(y, activations, retain_graph=True)
 
     def patches(self, scores: torch.Tensor) -> torch.Tensor:
         """Token scores (B, N) → patch map (B, R, C)."""

@@ -38,10 +38,10 @@ def occlusion(trace: Trace, size: int = 2, baseline: float = 0.0, batch_size: in
     hidden = torch.nn.functional.one_hot(square, squares).bool().permute(2, 0, 1)
     hidden = hidden.repeat_interleave(height, 1).repeat_interleave(width, 2)  # (squares, R·h, C·w)
     scores = []
-    with trace.recording() as (recorder, pixel_values), torch.no_grad():
-        for part in torch.arange(len(pixel_values) * squares, device=square.device).split(batch_size):
+    with trace.recording() as recorder, torch.no_grad():
+        for part in torch.arange(len(trace.pixel_values) * squares, device=square.device).split(batch_size):
             images, which = part // squares, part % squares
-            shown = pixel_values[images]
+            shown = recorder.pixel_values[images]
             shown[..., : rows * height, : columns * width].masked_fill_(hidden[which, None], baseline)
             scores.append(trace.score_of(logits_of(recorder.model(shown)), images).float())
     drop = trace.score_of(trace.logits).float()[:, None] - torch.cat(scores).view(-1, squares)

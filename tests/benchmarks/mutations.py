@@ -32,7 +32,7 @@ def same(value, *arguments, **options):
     return value
 
 
-def first_token(recorder, logits, pixel_values):
+def first_token(recorder, logits):
     v0 = logits.new_zeros(len(logits), recorder.attentions[0].shape[-1])
     v0[:, 0] = 1
     return v0
