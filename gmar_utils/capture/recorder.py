@@ -118,8 +118,8 @@ class Recorder(TorchFunctionMode):
         if not fits or not (self.given or self._in_reading_order(tokens)):
             raise ValueError(
                 f"The {count} tokens of {self.name} are not {max(self.prefix_tokens, 0)} prefix tokens and then the "
-                f"{rows}×{columns} patches in reading order. Pass prefix_tokens= and grid=(rows, columns) that fit, if "
-                "there are any; no map can be laid out otherwise."
+                f"{rows}×{columns} patches in reading order. Pass the prefix_tokens= and grid=(rows, columns) that "
+                "they have; no map can be laid out otherwise."
             )
 
     def _in_reading_order(self, tokens):
@@ -233,7 +233,7 @@ class Recorder(TorchFunctionMode):
 
     def _why_none(self):
         if any(isinstance(m, nn.MultiheadAttention) for m in self.model.modules()):
-            return "it uses nn.MultiheadAttention, which hides its attention; load it from transformers or timm"
+            return "it uses nn.MultiheadAttention, which hides attention; load the same model from transformers or timm"
         if self.elsewhere:
             return "it attends outside of any list of blocks; put its blocks into an nn.ModuleList"
         return (
