@@ -36,7 +36,7 @@ def check_whole(name: str, value: object) -> None:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
 
 
-def check_pixel_values(pixel_values: object, model: nn.Module | None = None) -> torch.Tensor:
+def check_pixel_values(pixel_values: object, model: nn.Module) -> torch.Tensor:
     """The pixel values as a tensor (B, channels, height, width); or the token ids of a model of words (B, N).
 
     Args:
@@ -45,9 +45,10 @@ def check_pixel_values(pixel_values: object, model: nn.Module | None = None) -> 
         model: its floating-point type and, for an array, its device are taken over.
 
     Raises:
-        ValueError: anything else, no image, NaN or infinity.
+        ValueError: anything else, no image, NaN or infinity; or a model that `check_model` refuses.
     """
-    given = pixel_values
+    check_model(model)
+    weight, given = _weight(model), pixel_values
     if isinstance(given, Mapping):
         pixel_values = given.get("pixel_values", given.get("input_ids", given))
     if _are_ids(pixel_values, model):
@@ -55,23 +56,19 @@ def check_pixel_values(pixel_values: object, model: nn.Module | None = None) -> 
             raise ValueError("The sentences are padded; a map has no place for padding. Pass those of one length.")
         return pixel_values.detach()
     if isinstance(pixel_values, np.ndarray) and pixel_values.dtype.kind == "f":
-        pixel_values = torch.from_numpy(np.ascontiguousarray(pixel_values))
-        weight = _weight(model)
-        pixel_values = pixel_values if weight is None else pixel_values.to(weight.device)
-    wanted = "pixel_values must be a floating-point tensor (B, channels, height, width)"
-    if not isinstance(pixel_values, torch.Tensor):
-        dtype = f" of {pixel_values.dtype}" if isinstance(pixel_values, np.ndarray) else ""
-        raise ValueError(f"{wanted}, got {type(pixel_values).__name__}{dtype}. {HINT}")
-    dense = pixel_values.layout == torch.strided and not pixel_values.is_meta
-    if pixel_values.ndim != 4 or not (dense and pixel_values.is_floating_point()):
-        got = f"{tuple(pixel_values.shape)} of {pixel_values.dtype} on {pixel_values.device}"
-        raise ValueError(f"{wanted}, got {got}. {HINT}")
-    if not pixel_values.numel():
-        raise ValueError(f"pixel_values holds no image: its shape is {tuple(pixel_values.shape)}. {HINT}")
-    if not bool(pixel_values.isfinite().all()):
-        raise ValueError(f"pixel_values hold NaN or infinity. {HINT}")
-    weight = _weight(model)
-    return pixel_values.detach() if weight is None else pixel_values.detach().to(weight.dtype)
+        pixel_values = torch.from_numpy(np.ascontiguousarray(pixel_values)).to(getattr(weight, "device", "cpu"))
+    x, got = pixel_values, type(pixel_values).__name__
+    dense = isinstance(x, torch.Tensor) and x.layout == torch.strided and not x.is_meta
+    if not (dense and x.ndim == 4 and x.is_floating_point()):
+        if isinstance(x, torch.Tensor | np.ndarray):
+            got += f" {tuple(x.shape)} of {x.dtype} on {getattr(x, 'device', 'cpu')}"
+        raise ValueError(
+            f"pixel_values must be a floating-point tensor (B, channels, height, width), got {got}. {HINT}"
+        )
+    if not x.numel() or not bool(x.isfinite().all()):
+        held = "NaN or infinity" if x.numel() else "no image"
+        raise ValueError(f"pixel_values of shape {tuple(x.shape)} hold {held}. {HINT}")
+    return x.detach() if weight is None else x.detach().to(weight.dtype)
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -82,10 +79,9 @@ def out_of_memory(error: Exception) -> bool:
 def _are_ids(values, model):
     """Whether these are the token ids (B, N) of a model without a convolution: of words."""
     ids = isinstance(values, torch.Tensor) and values.dtype in (torch.int32, torch.int64) and values.ndim == 2
-    return ids and values.numel() and model is not None and not any(isinstance(m, nn.Conv2d) for m in model.modules())
+    return ids and values.numel() and not any(isinstance(m, nn.Conv2d) for m in model.modules())
 
 
 def _weight(model):
     """A floating-point weight: what the model computes with."""
-    weights = () if model is None else model.parameters()
-    return next((w for w in weights if w.is_floating_point()), None)
+    return next((w for w in model.parameters() if w.is_floating_point()), None)

@@ -47,25 +47,22 @@ def logits_of(output: object) -> torch.Tensor:
     Raises:
         ValueError: anything else, such as (features, logits), where nothing says which is which.
     """
-    if isinstance(output, Mapping) and "logits" in output:
-        logits = output["logits"]
-    elif isinstance(output, tuple | list) and not hasattr(output, "logits"):
-        found = [o for o in output if isinstance(o, torch.Tensor) and o.ndim == 2 and o.is_floating_point()]
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
+    if isinstance(logits, tuple | list):
+        found = [o for o in logits if isinstance(o, torch.Tensor) and o.ndim == 2 and o.is_floating_point()]
         if len(found) > 1:
             shapes = ", ".join(str(tuple(o.shape)) for o in found)
             raise ValueError(
                 f"The model returns {len(found)} tensors of two dimensions, {shapes}, and nothing says which of them "
                 'are the logits. Return the logits alone, or {"logits": logits, …}.'
             )
-        logits = found[0] if found else output
-    else:
-        logits = getattr(output, "logits", output)
+        logits = found[0] if found else None
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or not logits.is_floating_point():
+        shape = f" with logits of shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else ""
         raise ValueError(
-            f'The model\'s output must be logits of shape (B, K), have .logits or a key "logits"; got '
-            f"{type(output).__name__}"
-            + (f" with logits of shape {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else "")
-            + ". Load the model with its classification head (AutoModelForImageClassification)."
+            'The model\'s output must be logits of shape (B, K), have .logits or a key "logits"; got '
+            f"{type(output).__name__}{shape}. Load the model with its classification head "
+            "(AutoModelForImageClassification)."
         )
     return logits
 
@@ -109,7 +106,7 @@ def find_blocks(model: nn.Module, holders: dict | None = None) -> list[nn.Module
         return [block for found in lists for block in found]
     sizes = {m: sum(w.numel() for w in m.parameters()) for m in lists}
     large = [m for m in lists if sizes[m] >= max(sizes.values()) / 10]
-    return list(max(large, key=lambda m: (max((len(above(a)) for a in above(m) if a in stem), default=0), sizes[m])))
+    return list(max(large, key=lambda m: (sum(a in stem for a in above(m)), sizes[m])))
 
 
 def is_norm(module: nn.Module) -> bool:

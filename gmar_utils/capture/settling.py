@@ -22,15 +22,12 @@ class once:
     """
 
     def __init__(self, compute):
-        self.compute, self.__doc__ = compute, compute.__doc__
-
-    def __set_name__(self, owner, name):
-        self.name = name
+        self.compute, self.__name__, self.__doc__ = compute, compute.__name__, compute.__doc__
 
     def __get__(self, instance, owner=None):
         if instance is None:
             return self
-        found = instance.__dict__[self.name] = self.compute(instance)
+        found = instance.__dict__[self.__name__] = self.compute(instance)
         return found
 
 
@@ -52,17 +49,11 @@ def settled(model: nn.Module) -> Iterator[list[nn.Module]]:
             "Pass the module that it was made from."
         )
     with _lock(blocks[0] if blocks else model), ExitStack() as stack:
-        training = [m for m in modules if m.training]
         weights = [p for m in modules for p in m._parameters.values() if p is not None and p.requires_grad]
-
-        def switch(on):
-            for module in training:
-                module.training = on
-            for weight in weights:
-                weight.requires_grad = on
-
-        stack.callback(switch, True)
-        switch(False)
+        changes = [(m, "training") for m in modules if m.training] + [(p, "requires_grad") for p in weights]
+        for thing, flag in changes:
+            stack.callback(setattr, thing, flag, True)
+            setattr(thing, flag, False)
         _choose_attention(modules, stack)
         if any(m._compiled_call_impl for m in modules) or any(k.__name__ == "OptimizedModule" for k in kinds):
             stack.enter_context(_EAGER)  # the stance is the process's, not the model's
@@ -72,9 +63,8 @@ def settled(model: nn.Module) -> Iterator[list[nn.Module]]:
 
 def _choose_attention(modules, stack):
     """PyTorch's own attention in every transformers model among the modules."""
-    configs = {id(m.__dict__["config"]): m for m in reversed(modules) if m.__dict__.get("config") is not None}
-    others = [(m, getattr(m.config, "_attn_implementation", None)) for m in configs.values()]
-    others = [(m, before) for m, before in others if before not in (None, "sdpa")]
+    chosen = [(m, getattr(m.__dict__.get("config"), "_attn_implementation", None)) for m in reversed(modules)]
+    others = {id(m.config): (m, before) for m, before in chosen if before not in (None, "sdpa")}.values()
     for module, before in others:  # put back from the outside in: a model's choice is its parts' too
         stack.callback(setattr, module.config, "_attn_implementation", before)
     for module, _ in reversed(others):

@@ -22,46 +22,38 @@ def parse_target(target: object, batch: int) -> torch.Tensor | tuple[int, int] |
     """
     if target is None:
         return None
-    if isinstance(target, tuple):
-        if len(target) != 2 or not all(_is_id(t) for t in target):
-            raise ValueError(
-                f"A tuple as target is a contrast (a, b) of two class ids, y = y_a − y_b; got {target!r}. Pass the ids "
-                "of a batch as a list, array or tensor."
-            )
-        a, b = int(target[0]), int(target[1])
-        if a == b:
-            raise ValueError(f"The contrast of class {a} with itself is 0 for every picture.")
-        return a, b
+    contrast = isinstance(target, tuple)
     try:
-        ids = torch.as_tensor(target)
+        ids = torch.as_tensor(list(target) if contrast else target)
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"target must be class ids (int), got {target!r}.") from None
-    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-        raise TypeError(f"target must be class ids (int), got {ids.dtype}.")
-    if ids.ndim > 1 or ids.ndim == 1 and len(ids) != batch:
+        ids = None
+    if ids is None or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise TypeError(f"target must be class ids (int), got {target!r}.")
+    if contrast and ids.shape != (2,):
+        raise ValueError(
+            f"A tuple as target is a contrast (a, b) of two class ids, y = y_a − y_b; got {target!r}. Pass the ids of "
+            "a batch as a list, array or tensor."
+        )
+    if contrast and ids[0] == ids[1]:
+        raise ValueError(f"The contrast of class {ids[0]} with itself is 0 for every picture.")
+    if not contrast and ids.shape not in ((), (batch,)):
         raise ValueError(f"target must be an int or ids of shape ({batch},), got shape {tuple(ids.shape)}.")
-    return ids.detach().clone().long()  # a clone: autograd refuses tensors of inference_mode
+    return tuple(ids.tolist()) if contrast else ids.detach().clone().long()  # autograd refuses inference_mode's tensors
 
 
 def resolve_target(model: nn.Module, logits: torch.Tensor, target: object = None) -> torch.Tensor:
     """Class ids (B,); of a contrast (a, b) the first. Arguments as `parse_target`; IndexError outside the classes."""
     batch, classes = logits.shape
     target = parse_target(target, batch)
-    if target is None:
-        if classes == 1:
-            explains_minus_y = (logits[:, 0] <= 0) & (problem_type(model) != "regression")
-            return (~explains_minus_y).long()
+    if target is None and classes > 1:
         return logits.argmax(1)
+    if target is None:  # 1 explains y, 0 explains −y
+        return ((logits[:, 0] > 0) | (problem_type(model) == "regression")).long()
     top = max(classes, 2)  # one logit stands for two classes
     ids = torch.as_tensor(target)
     if bool(((ids < 0) | (ids >= top)).any()):
         raise IndexError(f"target {ids.tolist()} is outside the model's classes 0 to {top - 1}.")
     return (ids[0] if isinstance(target, tuple) else ids).to(logits.device).expand(batch)
-
-
-def against(logits: torch.Tensor, target: object) -> torch.Tensor | None:
-    """Class ids (B,) of b in a contrast (a, b); None for any other target."""
-    return logits.new_full((len(logits),), target[1], dtype=torch.long) if isinstance(target, tuple) else None
 
 
 def class_score(logits: torch.Tensor, target: torch.Tensor, against: torch.Tensor | None = None) -> torch.Tensor:
@@ -71,10 +63,6 @@ def class_score(logits: torch.Tensor, target: torch.Tensor, against: torch.Tenso
     if logits.shape[1] == 1:
         return logits[:, 0] * (2 * target - 1)
     return logits.gather(1, target[:, None])[:, 0]
-
-
-def _is_id(value):
-    return not isinstance(value, bool) and hasattr(value, "__index__")
 
 
 def probability(model: nn.Module, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

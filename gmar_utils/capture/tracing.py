@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from .checks import check_model, check_pixel_values
-from .layout import logits_of, unwrap
-from .recorder import Recorder, mine, readout
+from .checks import check_pixel_values
+from .layout import unwrap
+from .recorder import Recorder
 from .settling import once, settled
-from .target import against, class_score, parse_target, resolve_target
+from .target import class_score, parse_target, resolve_target
 
 SEEN = ("attentions", "logits", "target", "against", "prefix_tokens", "grid", "readout")
 
@@ -48,19 +48,35 @@ class Trace:
 
     def forward(self, graph: bool) -> None:
         """Run the model; graph: keep what a backward pass needs."""
-        module = unwrap(self.model)
-        with recording(self.model, self.pixel_values, *self.layout, graph=graph) as (recorder, pixel_values):
-            logits = recorder.forward(module, pixel_values)
+        with self.recording(graph=graph) as recorder:
+            logits = recorder.forward()
             y = self.score(recorder, logits)
-            self.readout = _readout(recorder, logits, module, pixel_values)
+            self.readout = recorder.readout(logits)
         self.attentions = tuple(a.detach() for a in recorder.attentions)
-        self._graph = (y, recorder.attentions, recorder.activation) if graph else None
+        self._graph = (y, recorder.attentions, recorder.activations) if graph else None
+
+    @contextmanager
+    def recording(self, images: slice = slice(None), **options: object) -> Iterator[Recorder]:
+        """The `settled` model, for a pass of a method's own, with gradients on also inside no_grad.
+
+        Args:
+            images: those that run.
+            **options: graph and join, as `Recorder` takes them.
+
+        Yields:
+            A recorder for one forward pass. Its `pixel_values` are copied where they were made under inference_mode,
+            which autograd refuses.
+        """
+        model, x = unwrap(self.model), self.pixel_values[images]
+        with settled(model) as blocks, torch.inference_mode(False), torch.enable_grad():
+            yield Recorder(model, blocks, x.clone() if x.is_inference() else x, *self.layout, **options)
 
     def score(self, recorder: Recorder, logits: torch.Tensor) -> torch.Tensor:
         """y (B,) of a pass; what the pass says of classes and layout is kept."""
         self.logits, self.prefix_tokens, self.grid = logits.detach(), recorder.prefix_tokens, recorder.grid
         self.target = resolve_target(self.model, logits, self._wanted)
-        self.against = against(logits, self._wanted)
+        contrast = isinstance(self._wanted, tuple)
+        self.against = resolve_target(self.model, logits, self._wanted[1]) if contrast else None
         return self.score_of(logits)
 
     def score_of(self, logits: torch.Tensor, images: slice | torch.Tensor = slice(None)) -> torch.Tensor:
@@ -71,23 +87,22 @@ class Trace:
     def gradients(self) -> tuple[torch.Tensor, ...]:
         """L tensors ∂y/∂A (B, H, N, N), float32: one activations-only backward at the first use, with the weights of
         that moment: read them before the model is changed. ValueError where no gradient passes."""
-        y, attentions, activation = self._with_graph()
-        inputs = [*attentions, *([] if activation is None else [activation])]
-        found, self._graph = differentiate(y, inputs), None  # the backward pass uses the graph up
-        if activation is not None:
-            self.__dict__.setdefault("activation", (activation.detach().float(), found[-1]))
+        y, attentions, activations = self._with_graph()
+        found, self._graph = differentiate(y, attentions + activations), None  # the backward pass uses the graph up
+        if activations:
+            self.__dict__.setdefault("activation", (activations[0].detach().float(), found[-1]))
         return found[: len(attentions)]
 
     @once
     def activation(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The output (B, N, D) of the last block's first norm, in front of its attention, and its gradient, float32."""
-        y, _, activation = self._with_graph()
-        if activation is None:
+        y, _, activations = self._with_graph()
+        if not activations:
             raise ValueError(
                 f"The last block of {type(self.model).__name__} has no norm in front of its attention, which Grad-CAM "
                 "reads. Use a method that needs attention only, such as gmar."
             )
-        return activation.detach().float(), *differentiate(y, [activation], retain_graph=True)
+        return activations[0].detach().float(), *differentiate(y, activations, retain_graph=True)
 
     def patches(self, scores: torch.Tensor) -> torch.Tensor:
         """Token scores (B, N) → patch map (B, R, C)."""
@@ -130,7 +145,6 @@ def trace(
             `nn.MultiheadAttention`, several passes in one), and for those whose layout or read-out is not known.
         IndexError: a target outside the model's classes.
     """
-    check_model(model)
     pixel_values = check_pixel_values(pixel_values, model)
     wanted = parse_target(target, len(pixel_values))
     found = Trace(model, pixel_values, wanted, (prefix_tokens, grid), gradients)
@@ -139,34 +153,13 @@ def trace(
     return found
 
 
-@contextmanager
-def recording(
-    model: nn.Module,
-    pixel_values: torch.Tensor,
-    prefix_tokens: int | None = None,
-    grid: tuple[int, int] | None = None,
-    **options: object,
-) -> Iterator[tuple[Recorder, torch.Tensor]]:
-    """A `settled` model, with gradients on also inside no_grad; prefix_tokens, grid, options: as `Recorder` takes them.
-
-    Yields:
-        A recorder for one forward pass of `unwrap(model)`, and the pixel values, copied where they were made under
-        inference_mode, which autograd refuses.
-    """
-    with settled(unwrap(model)) as blocks, torch.inference_mode(False), torch.enable_grad():
-        x = pixel_values.clone() if pixel_values.is_inference() else pixel_values
-        yield Recorder(blocks, prefix_tokens, grid, **options), x
-
-
-def differentiate(
-    y: torch.Tensor, inputs: Sequence[torch.Tensor], retain_graph: bool = False, allow_unused: bool = False
-) -> tuple:
-    """∂Σy/∂x, float32, for each input x. ValueError, in words, where no gradient passes; with allow_unused, None."""
+def differentiate(y: torch.Tensor, inputs: Sequence[torch.Tensor], **options: bool) -> tuple[torch.Tensor, ...]:
+    """∂Σy/∂x, float32, for each input x; options of `torch.autograd.grad`. ValueError, in words, where none passes."""
     half = torch.float16 in (y.dtype, *(x.dtype for x in inputs))
     scale = 1024 if half else 1  # or the gradients of a float16 model underflow
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            found = torch.autograd.grad(scale * y.sum(), inputs, retain_graph=retain_graph, allow_unused=allow_unused)
+            found = torch.autograd.grad(scale * y.sum(), inputs, **options)
     except RuntimeError as error:
         if "does not require grad" not in str(error) and "not have been used in the graph" not in str(error):
             raise
@@ -174,44 +167,4 @@ def differentiate(
             "The model passes no gradient from its logits to its attention: its layers are quantised, or something in "
             "it is detached. Use rollout or attention, or the model in floating point."
         ) from None
-    return tuple(g if g is None else g.float() / scale if half else g.float() for g in found)
-
-
-def _readout(recorder, logits, model, pixel_values):
-    """v₀ (B, N), measured."""
-    if recorder.pooling is not None:
-        return recorder.pooling
-    gradient = None
-    if logits.requires_grad:
-        mixed = torch.arange(1, logits.shape[1] + 1).sin().to(logits).expand_as(logits)  # every class has its share
-        (gradient,) = torch.autograd.grad(logits, recorder.tokens, mixed, retain_graph=True, allow_unused=True)
-    if gradient is None:
-        found = _first_token_alone(recorder, logits, model, pixel_values)
-    else:
-        found = readout(gradient, recorder.prefix_tokens)
-    if found is None:
-        raise ValueError(
-            f"How {type(model).__name__} reads its tokens is not known: it reads neither prefix tokens alone, nor a "
-            "mean, nor by attention pooling with one query"
-            + (", and its head passes no gradient" if gradient is None else "")
-            + ". No map can start from them."
-        )
-    return found
-
-
-def _first_token_alone(recorder, logits, model, pixel_values):
-    """v₀ where the head passes no gradient, as a quantised one: the first token, if the others may be anything."""
-    tokens = recorder.output
-    others = torch.cat([tokens[:, :1], -tokens[:, 1:].flip(1)], 1)
-
-    def replace(module, args, output):
-        return (others, *output[1:]) if isinstance(output, tuple) else others
-
-    hook = recorder.blocks[-1].register_forward_hook(mine(replace))
-    try:
-        changed = logits_of(model(pixel_values))
-    finally:
-        hook.remove()
-    first = torch.zeros_like(tokens[..., 0], dtype=torch.float32)
-    first[:, 0] = 1
-    return first if (changed - logits).abs().max() <= 1e-4 * logits.abs().max() else None
+    return tuple(g.float() / scale if half else g.float() for g in found)

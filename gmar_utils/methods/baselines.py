@@ -27,9 +27,8 @@ def random(trace: Trace, seed: int = 0) -> torch.Tensor:
     maps = []
     for image in trace.pixel_values:
         content = zlib.crc32(image.detach().float().cpu().numpy().tobytes())
-        maps.append(
-            torch.rand(rows * columns, dtype=torch.float32, generator=torch.Generator().manual_seed(content + seed))
-        )
+        generator = torch.Generator().manual_seed(content + seed)
+        maps.append(torch.rand(rows * columns, dtype=torch.float32, generator=generator))
     return F.pad(torch.stack(maps).to(trace.pixel_values.device), (trace.prefix_tokens, 0))
 
 

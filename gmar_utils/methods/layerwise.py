@@ -4,8 +4,7 @@ import torch
 
 from ..capture import Trace
 from ..capture.checks import choice
-from ..capture.layout import unwrap
-from ..capture.tracing import differentiate, recording
+from ..capture.tracing import differentiate
 
 
 def legrad(trace: Trace, layers: str | int = "all", pool: str = "model") -> torch.Tensor:
@@ -30,20 +29,19 @@ def layer_maps(trace: Trace, pool: str = "model") -> torch.Tensor:
     The graph is cut between the blocks: L short backward passes in one call, cheaper than one through the model. What
     reads the last block's tokens in the model reads those of all blocks, as one batch of L·B images."""
     choice("pool", pool, ("model", "mean"))
-    target = None if pool == "model" else trace.target  # what the head says of means is not the model's prediction
 
     def join(outputs):
         return torch.cat([o.mean(1, keepdim=True).expand_as(o) for o in outputs] if pool == "mean" else outputs)
 
-    with recording(trace.model, trace.pixel_values, *trace.layout, join=join) as (recorder, pixel_values):
-        logits = recorder.forward(unwrap(trace.model), pixel_values)
-        depth, batch = len(recorder.attentions), len(pixel_values)
+    with trace.recording(join=join) as recorder:
+        logits = recorder.forward()
+        depth, batch = len(recorder.attentions), len(trace.pixel_values)
         if len(logits) != depth * batch:
             raise ValueError(
                 f"LeGrad has the head of {type(trace.model).__name__} read all {depth} layers as one batch, and it "
                 f"gives {len(logits)} rows for {depth} × {batch}. Use another method, such as gmar."
             )
-        if target is None:
-            trace.score(recorder, logits[-batch:])  # the last layer's are the model's own
+        if pool == "model":  # the last layer's are the model's own; what the head says of means is not its prediction
+            trace.score(recorder, logits[-batch:])
         y = trace.score_of(logits, torch.arange(batch).repeat(depth))
     return torch.stack([g.relu().mean((1, 2)) for g in differentiate(y, recorder.attentions)], 1)

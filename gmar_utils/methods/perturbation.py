@@ -4,8 +4,7 @@ import torch
 
 from ..capture import Trace
 from ..capture.checks import check_whole
-from ..capture.layout import logits_of, unwrap
-from ..capture.tracing import recording
+from ..capture.layout import logits_of
 
 
 def occlusion(trace: Trace, size: int = 2, baseline: float = 0.0, batch_size: int = 64) -> torch.Tensor:
@@ -39,12 +38,11 @@ def occlusion(trace: Trace, size: int = 2, baseline: float = 0.0, batch_size: in
     hidden = torch.nn.functional.one_hot(square, squares).bool().permute(2, 0, 1)
     hidden = hidden.repeat_interleave(height, 1).repeat_interleave(width, 2)  # (squares, R·h, C·w)
     scores = []
-    model = unwrap(trace.model)
-    with recording(model, trace.pixel_values) as (_, pixel_values), torch.no_grad():
-        for part in torch.arange(len(pixel_values) * squares, device=square.device).split(batch_size):
+    with trace.recording() as recorder, torch.no_grad():
+        for part in torch.arange(len(trace.pixel_values) * squares, device=square.device).split(batch_size):
             images, which = part // squares, part % squares
-            shown = pixel_values[images]
+            shown = recorder.pixel_values[images]
             shown[..., : rows * height, : columns * width].masked_fill_(hidden[which, None], baseline)
-            scores.append(trace.score_of(logits_of(model(shown)), images).float())
+            scores.append(trace.score_of(logits_of(recorder.model(shown)), images).float())
     drop = trace.score_of(trace.logits).float()[:, None] - torch.cat(scores).view(-1, squares)
     return torch.cat([drop.new_zeros(len(drop), trace.prefix_tokens), drop[:, square.flatten()]], 1)

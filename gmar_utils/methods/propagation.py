@@ -9,12 +9,13 @@ from contextlib import ExitStack
 
 import torch
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from ..capture import Trace
 from ..capture.checks import choice
-from ..capture.layout import blocks, logits_of, unwrap
+from ..capture.layout import logits_of
 from ..capture.recorder import mine
-from ..capture.tracing import differentiate, recording
+from ..capture.tracing import differentiate
 
 
 def libra(trace: Trace, layers: str = "all") -> torch.Tensor:
@@ -65,66 +66,50 @@ def attnlrp(trace: Trace) -> torch.Tensor:
 def _complete(trace, images):
     """Every block's scores (L, B, N) under `libra`'s rules; a ValueError unless they and the biases' share make y."""
     before = trace.logits[images].float()
-    try:
-        scores, biases, y, logits = _propagate(trace, Rules(), images)
-        entering = scores[0].sum(1)
-        missing = (y.sum() - entering.sum() - biases.sum()).abs() / torch.cat([y, entering, biases]).abs().sum()
-        changed = (logits.float() - before).abs().max() / before.abs().max().clamp_min(1e-6)
-        tolerance = 1e-3 if _exact(logits, trace.pixel_values) else 0.1
-        if not (missing <= tolerance and changed <= tolerance):
-            raise UnknownRule(
-                f"inputs and biases times their gradients miss the score by {missing:.1%}, and the logits change by "
-                f"{changed:.1%}; both must be at most {tolerance:.1%}"
-            )
-    except UnknownRule as error:
-        raise ValueError(
-            f"{type(trace.model).__name__} calls something that the rules of libra and attnlrp do not know, such as an "
-            f"activation or a normalisation of its own: {error}. Use another method, such as gmar, or add a rule to "
-            "gmar_utils.methods.propagation."
-        ) from None
+    scores, parts, logits = _propagate(trace, Rules(), images)
+    missing = parts.sum().abs() / parts.abs().sum()
+    changed = (logits.float() - before).abs().max() / before.abs().max().clamp_min(1e-6)
+    half = {torch.float16, torch.bfloat16} & {logits.dtype, trace.pixel_values.dtype}
+    cast = torch.is_autocast_enabled(logits.device.type) or torch.get_float32_matmul_precision() != "highest"
+    tolerance = 0.1 if half or cast else 1e-3
+    if not (missing <= tolerance and changed <= tolerance):
+        raise _unknown(
+            f"inputs and biases times their gradients miss the score by {missing:.1%}, and the logits change by "
+            f"{changed:.1%}; both must be at most {tolerance:.1%}"
+        )
     return scores
 
 
-class UnknownRule(Exception):
-    """The rules do not fit the model."""
-
-
-def _exact(*tensors):
-    """Whether a pass was made in single precision throughout."""
-    cast = torch.is_autocast_enabled(tensors[0].device.type) or torch.get_float32_matmul_precision() != "highest"
-    return not cast and not any(t.dtype in (torch.float16, torch.bfloat16) for t in tensors)
+def _unknown(reason):
+    return ValueError(
+        "The model calls something that the rules of libra and attnlrp do not know, such as an activation or a "
+        f"normalisation of its own: {reason}. Use another method, such as gmar, or add a rule to "
+        "gmar_utils.methods.propagation."
+    )
 
 
 def _propagate(trace, rules, images):
-    """Every block's scores Σ_d X⁽ˡ⁾ · ∂y/∂X⁽ˡ⁾ (L, B, N), each bias's product, y, the logits, for some images."""
-    model, entering = unwrap(trace.model), []
+    """For some images: every block's scores Σ_d X⁽ˡ⁾ · ∂y/∂X⁽ˡ⁾ (L, B, N); −y, the sums of the first block's scores and
+    each bias's product, which sum to 0; the logits."""
+    entering = []
 
     @mine
     def enter(module, args, kwargs):
-        names, values = list(kwargs), [*args, *kwargs.values()]
-        first = next(i for i, value in enumerate(values) if isinstance(value, torch.Tensor))
-        if not entering:  # cut here: what comes before the first block needs no gradient
-            values[first] = values[first].detach().requires_grad_()
-        entering.append(values[first])
-        return tuple(values[: len(args)]), dict(zip(names, values[len(args) :], strict=True))
+        tokens = next(t for t in (*args, *kwargs.values()) if isinstance(t, torch.Tensor))
+        entering.append(tokens if entering else tokens.requires_grad_())  # nothing before the first block has one
 
-    with recording(trace.model, trace.pixel_values[images]) as (_, pixel_values), ExitStack() as stack:
-        for block in blocks(model):
+    with trace.recording(images) as recorder, ExitStack() as stack:
+        for block in recorder.blocks:
             stack.callback(block.register_forward_pre_hook(enter, with_kwargs=True).remove)
         with rules:
-            logits = logits_of(model(pixel_values.detach()))
+            logits = logits_of(recorder.model(recorder.pixel_values))
         y = trace.score_of(logits, images)
-        if not y.requires_grad:
-            raise UnknownRule("the logits have no gradient")
         inputs = [*entering, *rules.biases]
-        gradients = differentiate(y, inputs, allow_unused=True)  # a bias of a query has none
-    products = [
-        x.new_zeros(x.shape, dtype=torch.float32) if g is None else x.detach().float() * g
-        for x, g in zip(inputs, gradients, strict=True)
-    ]
+        gradients = differentiate(y, inputs, materialize_grads=True)  # zeros for a bias of a query
+    products = [x.detach().float() * g for x, g in zip(inputs, gradients, strict=True)]
     scores = torch.stack([p.sum(-1) for p in products[: len(entering)]])
-    biases = torch.stack([p.sum() for p in products[len(entering) :]] or [scores.new_zeros(())])
-    return scores, biases, y.detach().float(), logits.detach()
+    parts = [-y.detach().float(), scores[0].sum(1), *(p.sum()[None] for p in products[len(entering) :])]
+    return scores, torch.cat(parts), logits.detach()
 
 
 class Rules(TorchFunctionMode):
@@ -146,7 +131,7 @@ class Rules(TorchFunctionMode):
             result = func(*args, **kwargs)
         if name in _CONSTANT:
             result = result.detach()
-        given = [*_tensors([args, kwargs])]
+        given = _tensors([args, kwargs])
         if name not in _SHAPES and any(_on_stream(t) or hasattr(t, "_held") for t in given):
             for tensor in _tensors(result):
                 if not tensor.requires_grad and all(tensor is not t for t in given):
@@ -155,7 +140,7 @@ class Rules(TorchFunctionMode):
 
     def _bias(self, value, like):
         if hasattr(value, "_held"):
-            raise UnknownRule("it adds to the stream what has no gradient, though it depends on the input")
+            raise _unknown("it adds to the stream what has no gradient, though it depends on the input")
         leaf = torch.as_tensor(value, dtype=like.dtype, device=like.device)
         leaf = leaf if leaf.requires_grad else leaf.detach().requires_grad_()
         self.biases.append(leaf)
@@ -182,10 +167,8 @@ class Rules(TorchFunctionMode):
         return func(x, weight, bias, *args, **kwargs)
 
     def _add(self, func, a, b, **kwargs):
-        if _on_stream(a) and not _on_stream(b):
-            b = self._bias(b, a)
-        elif _on_stream(b) and not _on_stream(a):
-            a = self._bias(a, b)
+        if _on_stream(a) != _on_stream(b):
+            a, b = (a, self._bias(b, a)) if _on_stream(a) else (self._bias(a, b), b)
         return func(a, b, **kwargs)
 
     def _concatenate(self, func, tensors, *args, **kwargs):
@@ -201,13 +184,12 @@ class Rules(TorchFunctionMode):
     def _divide(self, func, a, b, **kwargs):
         return func(a, b.detach() if _on_stream(b) else b, **kwargs)
 
-    def _attend(self, func, query, key, value, attn_mask=None, *args, **kwargs):
+    def _attend(self, func, query, key, value, *args, **kwargs):
         if self.constant_attention:
             query, key = query.detach(), key.detach()
-            attn_mask = None if attn_mask is None else attn_mask.detach()
         else:
             query, key, value = _share(query, 0.25), _share(key, 0.25), _share(value, 0.5)
-        return func(query, key, value, attn_mask, *args, **kwargs)
+        return func(query, key, value, *args, **kwargs)
 
     def _pool(self, func, query, key, value, *args, **kwargs):
         """nn.MultiheadAttention: values of zero give what its biases, which cannot be seen, add to every output."""
@@ -219,11 +201,7 @@ class Rules(TorchFunctionMode):
 
 def _tensors(value):
     """Every tensor in nested lists, tuples and dictionaries."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, list | tuple | dict):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(part)
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
 
 
 def _on_stream(value):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..capture import Trace
-from ..capture.checks import check_model, check_pixel_values, check_whole, out_of_memory
+from ..capture.checks import check_pixel_values, check_whole, out_of_memory
 from ..capture.target import parse_target
 from ..photo import minmax, resize
 from . import activation, baselines, layerwise, perturbation, propagation, weighting
@@ -136,15 +136,13 @@ def explain_many(
 ) -> dict[str, torch.Tensor]:
     """{label: name or callable} → {label: maps}, as `explain`; one trace serves every map."""
     methods = {label: bind(method) for label, method in methods.items()}
-    check_model(model)
     pixel_values = check_pixel_values(pixel_values, model)
-    known = {label: registered(f) for label, f in methods.items()}
-    unsigned = [m.name for m in known.values() if m and not m.signed]
+    unsigned = [m.name for m in map(registered, methods.values()) if m and not m.signed]
     if signed and unsigned:
         have = ", ".join(m.name for m in METHODS.values() if m.signed)
         raise TypeError(f"{', '.join(unsigned)} takes no option 'signed': its scores have no sign; {have} do.")
     scores = scores_of(model, pixel_values, methods, target, (prefix_tokens, grid), batch_size)
-    maps = {label: scaled(found, known[label], signed) for label, found in scores.items()}
+    maps = {label: scaled(found, registered(methods[label]), signed) for label, found in scores.items()}
     if upsample and pixel_values.ndim == 4:  # scaled before, too: rounding here would turn a constant map into noise
         maps = {label: scaled(resize(found, pixel_values.shape[-2:]), signed=signed) for label, found in maps.items()}
     return maps
@@ -202,11 +200,10 @@ def in_batches(function: Callable[[slice], object], total: int, size: int) -> li
         try:
             results.append(function(slice(start, start + step)))
             start += step
-            continue
-        except (MemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError) as error:  # it holds the failed batch's tensors until here is left
             if step == 1 or not out_of_memory(error):
                 raise
-        size = step // 2  # outside `except`: the error holds the tensors of the failed batch
+            size = step // 2
     return results
 
 

@@ -43,12 +43,11 @@ def head_weights(
     by_l2 = partial(torch.linalg.vector_norm, dim=(-2, -1))
     # abs and sum: PyTorch's own L1 norm is several times slower on a CPU
     size = torch.stack([by_l2(g.float()) if norm == "l2" else g.float().abs().sum((-2, -1)) for g in gradients])
-    total = size.sum(-1, keepdim=True)
-    if not total.all():
+    nothing = ~size.any(-1, keepdim=True)
+    if nothing.any():
         warnings.warn("The gradient of a layer is zero for every head; its heads get equal weights.", stacklevel=2)
-        size = size.where(total > 0, 1.0)
-        total = size.sum(-1, keepdim=True)
-    return (size / total).unbind()
+        size = size.masked_fill(nothing, 1.0)
+    return (size / size.sum(-1, keepdim=True)).unbind()
 
 
 def fuse(attention: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

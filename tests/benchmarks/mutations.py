@@ -32,7 +32,7 @@ def same(value, *arguments, **options):
     return value
 
 
-def first_token(recorder, logits, model, pixel_values):
+def first_token(recorder, logits):
     v0 = logits.new_zeros(len(logits), recorder.attentions[0].shape[-1])
     v0[:, 0] = 1
     return v0
@@ -57,7 +57,7 @@ def raising(function):
 # kind: (module, name in it or Class.method, what stands in its place, tests)
 MECHANISMS = {
     "layout and chain": ("capture.recorder", "Recorder._check", nothing, "test_capture_layout test_capture"),
-    "read-out": ("capture.tracing", "_readout", first_token, "test_capture_layout test_models"),
+    "read-out": ("capture.recorder", "Recorder.readout", first_token, "test_capture_layout test_models"),
     "wrappers": ("capture.layout", "unwrap", same, "test_capture_wrappers"),
     "one lock a model": ("capture.settling", "_lock", lambda key: threading.RLock(), "test_capture_wrappers"),
     "whole checkpoints": ("checkpoint", "_check_complete", nothing, "test_checkpoint"),
