@@ -9,7 +9,7 @@ from torch import nn
 HINT = "Use load_model(...).preprocess(images), or load_model(...).explain(image), which reads pictures itself."
 
 
-def check_model(model: object) -> None:
+def _check_model(model: object) -> None:
     """ValueError unless it is a module whose weights a gradient can pass."""
     if not isinstance(model, nn.Module):
         raise ValueError(
@@ -45,9 +45,9 @@ def check_pixel_values(pixel_values: object, model: nn.Module) -> torch.Tensor:
         model: its floating-point type and, for an array, its device are taken over.
 
     Raises:
-        ValueError: anything else, no image, NaN or infinity; or a model that `check_model` refuses.
+        ValueError: anything else, no image, NaN or infinity; or a model that no gradient can pass.
     """
-    check_model(model)
+    _check_model(model)
     weight, given = _weight(model), pixel_values
     if isinstance(given, Mapping):
         pixel_values = given.get("pixel_values", given.get("input_ids", given))

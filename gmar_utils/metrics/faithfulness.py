@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ..capture.checks import choice
-from .forwards import Grid, Target, check_input, checked_maps, on_pixels, ranks, row_scores, unit_values
+from ..capture.checks import check_pixel_values, choice
+from .forwards import Grid, Target, checked_maps, on_pixels, ranks, row_scores, unit_values
 from .imputation import Baseline, baseline_named
 
 KEPT_LIMIT = 20.0  # percent of the full score: a baseline that keeps more than this is no "nothing"
@@ -110,7 +110,7 @@ def deletion(
         **forward: score, batch_size and precision, as `forwards.row_scores`.
     """
     choice("order", order, ("most", "least", "insert"))
-    pixel_values, inserting = check_input(model, pixel_values), order == "insert"
+    pixel_values, inserting = check_pixel_values(pixel_values, model), order == "insert"
     fill = baseline_named(baseline, seed)
     values, y, x = unit_values(checked_maps(maps, pixel_values), pixel_values, model, unit, grid)
     place, units = ranks(values, descending=order != "least"), values[0].numel()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..capture import trace
-from ..capture.checks import check_model, check_pixel_values, check_whole, choice
+from ..capture.checks import check_whole, choice
 from ..capture.layout import logits_of, unwrap
 from ..capture.settling import settled
 from ..capture.target import class_score, probability, resolve_target
@@ -18,12 +18,6 @@ from ..photo import resize
 SCORES = ("probability", "logit")
 Target = int | list[int] | torch.Tensor | None  # None: the class predicted on the full image; else one, or (B,)
 Grid = tuple[int, int] | None  # (R, C)
-
-
-def check_input(model: nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
-    """The pixel values as `check_pixel_values` gives them; ValueError for those, or a model, that is none."""
-    check_model(model)
-    return check_pixel_values(pixel_values, model)
 
 
 def cheap_dtype(device: torch.device | str) -> torch.dtype:

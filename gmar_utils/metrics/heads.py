@@ -5,10 +5,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..capture.checks import choice
+from ..capture.checks import check_pixel_values, choice
 from ..capture.layout import unwrap
 from .faithfulness import Curve, Protocol
-from .forwards import Target, check_input, evaluating, ranks, row_scores
+from .forwards import Target, evaluating, ranks, row_scores
 
 
 def head_ablation(
@@ -37,7 +37,7 @@ def head_ablation(
         **forward: score, batch_size and precision, as `forwards.row_scores`.
     """
     choice("order", order, ("most", "least", "random"))
-    pixel_values = check_input(model, pixel_values)
+    pixel_values = check_pixel_values(pixel_values, model)
     importance = torch.as_tensor(importance).float()
     if importance.ndim != 3 or len(importance) != len(pixel_values) or not bool(importance.isfinite().all()):
         raise ValueError(
@@ -65,7 +65,7 @@ def head_effects(
     """|Δy| (B, L, H): how far the target's score moves when each head alone is muted.
 
     Arguments as `head_ablation`; score="logit" is the default here."""
-    pixel_values, module = check_input(model, pixel_values), unwrap(model)
+    pixel_values, module = check_pixel_values(pixel_values, model), unwrap(model)
     with evaluating(module, pixel_values), MutedHeads() as counted:
         module(pixel_values[:1])
     depth, heads = len(counted.heads), counted.heads[0]

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ..capture.checks import choice
+from ..capture.checks import check_pixel_values, choice
 from ..photo import minmax, resize
 from .faithfulness import Protocol
-from .forwards import Grid, Target, check_input, checked_maps, on_pixels, ranks, row_scores, unit_values
+from .forwards import Grid, Target, checked_maps, on_pixels, ranks, row_scores, unit_values
 from .imputation import baseline_named
 
 
@@ -82,7 +82,7 @@ def masked_scores(
         **forward: score, batch_size and precision, as `forwards.row_scores`.
     """
     choice("masking", masking, ("multiply", "raw", "top"))
-    pixel_values = check_input(model, pixel_values)
+    pixel_values = check_pixel_values(pixel_values, model)
     maps, size = checked_maps(maps, pixel_values), pixel_values.shape[-2:]
     if masking == "top":
         values, y, x = unit_values(maps, pixel_values, model)
@@ -135,7 +135,7 @@ def saco(
         grid: as `deletion`.
         **forward: score, batch_size and precision, as `forwards.row_scores`.
     """
-    pixel_values = check_input(model, pixel_values)
+    pixel_values = check_pixel_values(pixel_values, model)
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 2:
         raise ValueError(f"groups must be a whole number of at least 2, got {groups!r}.")
     values, y, x = unit_values(checked_maps(maps, pixel_values), pixel_values, model, grid=grid)
