@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from torch.func import functional_call
 
 from .capture.layout import logits_of, uncompiled, unwrap, vision_config
 from .memory import check_fits
@@ -292,16 +293,26 @@ def at_size(module: nn.Module, processor: object, size: tuple[int, int]) -> nn.M
 
 
 def failure(module: nn.Module, shape: Sequence[int], **given: object) -> str | None:
-    """Why the model cannot run on pixel values of `shape`; None when it can. given: more arguments of its forward."""
+    """Why the model cannot run on pixel values of `shape`; None when it can. A model of transformers is first asked on
+    tensors without data, which costs nothing at any size. given: more arguments of its forward pass."""
+    from transformers import PreTrainedModel
+
     module = uncompiled(module)
-    weight = next(module.parameters())
-    check_fits(module, shape, weight.device)
-    try:
-        with torch.no_grad():
-            logits_of(module(torch.zeros(shape, device=weight.device, dtype=weight.dtype), **given))
-    except Exception as error:  # whatever the model stumbles over
-        return _reason(error)
-    return None
+    here, dtype = next(module.parameters()).device, next(module.parameters()).dtype
+    weights, devices = {}, [here]
+    if isinstance(module, PreTrainedModel):
+        named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+        weights, devices = {k: torch.empty_like(v, device="meta") for k, v in named}, ["meta", here]
+    reason = None
+    for device in devices:  # a part that is no parameter has data on its own device: then only the true pass can tell
+        try:
+            x = torch.zeros(shape, device=device, dtype=dtype)
+            with torch.no_grad():
+                logits_of(functional_call(module, weights if device == "meta" else {}, (x,), given))
+            return None
+        except Exception as error:  # whatever the model stumbles over
+            reason = " ".join(str(error).split()) or type(error).__name__
+    return reason
 
 
 def pair(size: object) -> tuple[int, int]:
