@@ -123,7 +123,7 @@ def train(
         parts = {"model": model, "average": average, "scaler": engine.scaler, **dict(enumerate(solvers))}
         parts = {name: part for name, part in parts.items() if part is not None}
         if done:
-            states.restore(file, done, parts)
+            states.restore(file, done.pop("parts"), parts)  # what is put back need not stay in memory
         done = {"step": 0, "log": [], "running": [0.0, 0]} | (done or {}) | {"epochs": recipe.epochs, "settings": ours}
         first, rows, (right, seen) = done["step"], done["log"], done["running"]
         if cpu:

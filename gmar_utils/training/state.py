@@ -116,15 +116,15 @@ def agree(file: Path, state: dict, recipe: Recipe, ours: dict[str, object], per_
         )
 
 
-def restore(file: Path, state: dict, parts: dict[str | int, object]) -> None:
-    """Put a saved state back into the parts of a training: whatever has a ``load_state_dict``.
+def restore(file: Path, saved: dict, parts: dict[str | int, object]) -> None:
+    """Put what a state saved of them back into the parts of a training: whatever has a ``load_state_dict``.
 
     Raises:
         ValueError: the state is of another model.
     """
     try:
         for name, part in parts.items():
-            part.load_state_dict(state["parts"][name])
+            part.load_state_dict(saved[name])
     except (KeyError, ValueError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{file} does not fit the model that it was begun with ({reason}). {MEND}") from None
